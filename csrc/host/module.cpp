@@ -1,0 +1,101 @@
+// symkern._host: the same core for NumPy users, without torch.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "core/isa.h"
+#include "ops/neighbor_list_host.h"
+
+namespace py = pybind11;
+namespace symkern {
+namespace {
+
+// Plain threads: the host module must not depend on which OpenMP runtime torch brings along.
+void run_threads(int64_t begin, int64_t end, int64_t grain, Parallel::Body body, void* context, int threads) {
+  const int64_t chunks = std::min<int64_t>(threads, (end - begin + grain - 1) / grain);
+  const int64_t step = (end - begin + chunks - 1) / chunks;
+  std::vector<std::thread> pool;
+  for (int64_t c = 0; c < chunks; ++c) {
+    pool.emplace_back([&, c] {
+      const int64_t from = begin + c * step, to = std::min(end, from + step);
+      if (from < to) body(from, to, context);
+    });
+  }
+  for (std::thread& t : pool) t.join();
+}
+
+thread_local int requested_threads = 1;
+
+Parallel host_parallel(int threads) {
+  requested_threads = threads;
+  return Parallel(
+      [](int64_t begin, int64_t end, int64_t grain, Parallel::Body body, void* context) {
+        run_threads(begin, end, grain, body, context, requested_threads);
+      },
+      threads);
+}
+
+template <class T>
+using Array = py::array_t<T, py::array::c_style>;
+
+py::tuple neighbor_list(const Array<double>& positions, double cutoff, const Array<int64_t>& ptr,
+                        const std::optional<Array<double>>& cell, const std::optional<Array<bool>>& pbc, bool full,
+                        bool self_loops, int threads) {
+  const int64_t atoms = positions.shape(0), structures = ptr.shape(0) - 1;
+  const NeighborInput<double> input{positions.data(),
+                                    atoms,
+                                    ptr.data(),
+                                    structures,
+                                    cell ? cell->data() : nullptr,
+                                    cell && cell->ndim() == 3,
+                                    pbc ? pbc->data() : nullptr,
+                                    pbc && pbc->ndim() == 2,
+                                    7,
+                                    cutoff,
+                                    full,
+                                    self_loops};
+  Array<int64_t> row_ptr(atoms + 1), edge_index;
+  Array<int32_t> shifts;
+  int64_t* rows = row_ptr.mutable_data();
+  const Parallel parallel = host_parallel(threads);
+  {
+    const py::gil_scoped_release release;
+    NeighborListHost<double> search(input, parallel);
+    search.run(rows, [&](int64_t found) {
+      const py::gil_scoped_acquire acquire;
+      edge_index = Array<int64_t>({int64_t{2}, found});
+      shifts = Array<int32_t>({cell ? found : 0, int64_t{3}});
+      int64_t* senders = edge_index.mutable_data();
+      advise_huge_pages(senders, 2 * found * sizeof(int64_t));
+      if (cell) advise_huge_pages(shifts.mutable_data(), 3 * found * sizeof(int32_t));
+      return EdgeOutput{senders, senders + found, cell ? shifts.mutable_data() : nullptr};
+    });
+  }
+  return py::make_tuple(edge_index, shifts, row_ptr);
+}
+
+py::dict build_info() {
+  py::dict info;
+  info["version"] = SYMKERN_VERSION;
+  info["compiler"] = __VERSION__;
+  info["isa"] = isa_name(active_isa());
+  info["isa_detected"] = isa_name(detect_isa());
+  info["huge_pages"] = huge_pages_enabled();
+  return info;
+}
+
+}  // namespace
+}  // namespace symkern
+
+PYBIND11_MODULE(_host, m) {
+  m.doc() = "Torch-free host kernels of symkern; use symkern.host.";
+  m.def("neighbor_list", &symkern::neighbor_list, py::arg("positions"), py::arg("cutoff"), py::arg("ptr"),
+        py::arg("cell"), py::arg("pbc"), py::arg("full"), py::arg("self_loops"), py::arg("threads"));
+  m.def("build_info", &symkern::build_info);
+}

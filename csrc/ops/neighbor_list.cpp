@@ -1,0 +1,207 @@
+// All pairs within a cutoff, for batches of molecules and for large periodic systems. Formula: core/vec3.h
+// (pair_distance_sq). Host algorithm: neighbor_list_host.h. CUDA schedule: neighbor_list_cuda.cuh.
+#include "torch/shim.h"
+
+#include <cmath>
+#include <cstring>
+
+#if defined(__CUDACC__)
+#include "ops/neighbor_list_cuda.cuh"
+#else
+#include "ops/neighbor_list_host.h"
+#endif
+
+namespace symkern {
+namespace {
+
+struct Edges {
+  Tensor edge_index, shifts, row_ptr, ptr;
+};
+
+[[noreturn]] void throw_overflow(int64_t found, int64_t capacity) {
+  throw std::length_error("max_edges is too small: " + std::to_string(found) + " edges found, room for " +
+                          std::to_string(capacity));
+}
+
+// Everything that can be checked without reading data on the device.
+struct Checked {
+  int64_t num_atoms, num_structures;  // num_structures < 0: known only from batch
+  bool has_cell, cell_per_structure, pbc_per_structure;
+};
+
+Checked check_input(const Tensor& positions, double cutoff, const OptionalTensor& batch, const OptionalTensor& ptr,
+                    const OptionalTensor& cell, const OptionalTensor& pbc, int64_t max_edges) {
+  Checked c{};
+  check_float(positions, "positions");
+  check_shape(positions, "positions", {-1, 3}, "(N, 3)");
+  c.num_atoms = positions.size(0);
+  if (!(cutoff > 0) || !std::isfinite(cutoff)) bad_argument("cutoff must be positive and finite, got ", cutoff);
+  if (max_edges < -1) bad_argument("max_edges must not be negative, got ", max_edges);
+  if (batch.has_value() && ptr.has_value()) bad_argument("batch and ptr describe the same thing: give one of them");
+  c.num_structures = batch.has_value() ? -1 : 1;
+  if (batch.has_value()) {
+    check_dtype(*batch, "batch", ScalarType::Long);
+    check_same_device(*batch, "batch", positions, "positions");
+    if (batch->dim() != 1 || batch->size(0) != c.num_atoms) {
+      bad_argument("batch must have shape (N,) with N = ", c.num_atoms, ", got ", shape_of(*batch));
+    }
+  }
+  if (ptr.has_value()) {
+    check_dtype(*ptr, "ptr", ScalarType::Long);
+    check_same_device(*ptr, "ptr", positions, "positions");
+    if (ptr->dim() != 1 || ptr->size(0) < 1) bad_argument("ptr must have shape (B + 1,), got ", shape_of(*ptr));
+    c.num_structures = ptr->size(0) - 1;
+  }
+  c.has_cell = cell.has_value();
+  if (cell.has_value()) {
+    check_dtype(*cell, "cell", positions.scalar_type());
+    check_same_device(*cell, "cell", positions, "positions");
+    const int64_t d = cell->dim();
+    if ((d != 2 && d != 3) || cell->size(d - 1) != 3 || cell->size(d - 2) != 3) {
+      bad_argument("cell must have shape (3, 3) or (B, 3, 3), got ", shape_of(*cell));
+    }
+    c.cell_per_structure = d == 3;
+    if (c.cell_per_structure) {
+      const int64_t b = cell->size(0);
+      if (c.num_structures >= 0 && b != c.num_structures) {
+        bad_argument("cell must have shape (3, 3) or (B, 3, 3) with B = ", c.num_structures, ", got ", shape_of(*cell));
+      }
+      c.num_structures = b;  // structures without atoms at the end of a batch are known only from here
+    }
+  }
+  if (pbc.has_value()) {
+    if (!cell.has_value()) bad_argument("pbc needs a cell");
+    check_dtype(*pbc, "pbc", ScalarType::Bool);
+    check_same_device(*pbc, "pbc", positions, "positions");
+    const int64_t d = pbc->dim();
+    c.pbc_per_structure = d == 2;
+    if ((d != 1 && d != 2) || pbc->size(d - 1) != 3 ||
+        (d == 2 && c.num_structures >= 0 && pbc->size(0) != c.num_structures)) {
+      bad_argument("pbc must have shape (3,) or (B, 3), got ", shape_of(*pbc));
+    }
+    if (d == 2 && c.num_structures < 0) c.num_structures = pbc->size(0);
+  }
+  return c;
+}
+
+#if !defined(__CUDACC__)
+
+// (B + 1,) starts of structures from either description, checked.
+Tensor make_ptr(const Tensor& positions, const OptionalTensor& batch, const OptionalTensor& ptr, Checked& c) {
+  const int64_t n = c.num_atoms;
+  if (ptr.has_value()) {
+    const Tensor given = as_contiguous(*ptr);
+    const int64_t* p = given.const_data_ptr<int64_t>();
+    if (p[0] != 0) bad_argument("ptr must start at 0, got ", p[0]);
+    for (int64_t b = 0; b < c.num_structures; ++b) {
+      if (p[b + 1] < p[b]) bad_argument("ptr must not decrease, but ptr[", b + 1, "] = ", p[b + 1], " < ", p[b]);
+    }
+    if (p[c.num_structures] != n) {
+      bad_argument("ptr must end at N = ", n, ", the number of atoms, got ", p[c.num_structures]);
+    }
+    return given;
+  }
+  if (!batch.has_value()) {
+    // one structure, or the B structures of a batched cell, of which only the first has atoms
+    if (c.num_structures > 1) bad_argument("cell has ", c.num_structures, " matrices, but there is no batch or ptr");
+    Tensor out = empty({c.num_structures + 1}, ScalarType::Long, positions);
+    int64_t* p = out.mutable_data_ptr<int64_t>();
+    p[0] = 0;
+    if (c.num_structures == 0 && n > 0) bad_argument("cell has no matrix for ", n, " atoms");
+    if (c.num_structures == 1) p[1] = n;
+    return out;
+  }
+  const Tensor given = as_contiguous(*batch);
+  const int64_t* b = given.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < n; ++i) {
+    if (b[i] < 0) bad_argument("batch must not be negative, but batch[", i, "] = ", b[i]);
+    if (i > 0 && b[i] < b[i - 1]) {
+      bad_argument("batch must be sorted, but batch[", i, "] = ", b[i], " < batch[", i - 1, "] = ", b[i - 1],
+                   "; symkern.sort_batch(batch) returns the order that sorts it");
+    }
+  }
+  const int64_t needed = n > 0 ? b[n - 1] + 1 : 0;
+  if (c.num_structures < 0) c.num_structures = needed;
+  if (needed > c.num_structures) {
+    bad_argument("batch names structure ", needed - 1, ", but cell and pbc describe only ", c.num_structures);
+  }
+  if (needed > 64 * n + 65536) {
+    bad_argument("batch names structure ", needed - 1, " of ", n, " atoms; symkern.sort_batch(batch) renumbers it");
+  }
+  Tensor out = empty({c.num_structures + 1}, ScalarType::Long, positions);
+  int64_t* p = out.mutable_data_ptr<int64_t>();
+  int64_t i = 0;
+  for (int64_t s = 0; s < c.num_structures; ++s) {
+    p[s] = i;
+    while (i < n && b[i] == s) ++i;
+  }
+  p[c.num_structures] = n;
+  return out;
+}
+
+template <class T>
+void find_edges(const Tensor& positions, const Checked& c, double cutoff, const OptionalTensor& cell,
+                const OptionalTensor& pbc, int64_t pbc_mask, bool full, bool self_loops, int64_t max_edges, Edges& out) {
+  const Tensor r = as_contiguous(positions);
+  const OptionalTensor h = cell.has_value() ? OptionalTensor(as_contiguous(*cell)) : std::nullopt;
+  const OptionalTensor p = pbc.has_value() ? OptionalTensor(as_contiguous(*pbc)) : std::nullopt;
+  const NeighborInput<T> input{r.const_data_ptr<T>(),
+                               c.num_atoms,
+                               out.ptr.const_data_ptr<int64_t>(),
+                               c.num_structures,
+                               data_or_null<T>(h),
+                               c.cell_per_structure,
+                               data_or_null<bool>(p),
+                               c.pbc_per_structure,
+                               static_cast<int>(pbc_mask),
+                               cutoff,
+                               full,
+                               self_loops};
+  const Parallel parallel = torch_parallel();
+  out.row_ptr = empty({c.num_atoms + 1}, ScalarType::Long, positions);
+  NeighborListHost<T> search(input, parallel);
+  search.run(out.row_ptr.template mutable_data_ptr<int64_t>(), [&](int64_t found) {
+    if (max_edges >= 0 && found > max_edges) throw_overflow(found, max_edges);
+    const int64_t room = max_edges >= 0 ? max_edges : found;
+    out.edge_index = empty({2, room}, ScalarType::Long, positions);
+    out.shifts = empty({c.has_cell ? room : 0, 3}, ScalarType::Int, positions);
+    int64_t* senders = out.edge_index.template mutable_data_ptr<int64_t>();
+    int32_t* shifts = c.has_cell ? out.shifts.template mutable_data_ptr<int32_t>() : nullptr;
+    // padding: edges from atom 0 to atom 0, behind row_ptr[-1]
+    const size_t rest = static_cast<size_t>(room - found);
+    std::memset(senders + found, 0, rest * sizeof(int64_t));
+    std::memset(senders + room + found, 0, rest * sizeof(int64_t));
+    if (shifts != nullptr) std::memset(shifts + 3 * found, 0, 3 * rest * sizeof(int32_t));
+    return EdgeOutput{senders, senders + room, shifts};
+  });
+}
+
+#endif
+
+// -> edge_index (2, E), shifts (E, 3) or (0, 3) without a cell, row_ptr (N + 1), ptr (B + 1)
+std::tuple<Tensor, Tensor, Tensor, Tensor> neighbor_list(const Tensor& positions, double cutoff,
+                                                         const OptionalTensor& batch, const OptionalTensor& ptr,
+                                                         const OptionalTensor& cell, const OptionalTensor& pbc,
+                                                         int64_t pbc_mask, bool full, bool self_loops,
+                                                         int64_t max_edges) {
+  Checked c = check_input(positions, cutoff, batch, ptr, cell, pbc, max_edges);
+  Edges out;
+#if defined(__CUDACC__)
+  find_edges_cuda(positions, c, cutoff, batch, ptr, cell, pbc, pbc_mask, full, self_loops, max_edges, out);
+#else
+  out.ptr = make_ptr(positions, batch, ptr, c);
+  dispatch_float(positions.scalar_type(), [&](auto zero) {
+    find_edges<decltype(zero)>(positions, c, cutoff, cell, pbc, pbc_mask, full, self_loops, max_edges, out);
+  });
+#endif
+  return {out.edge_index, out.shifts, out.row_ptr, out.ptr};
+}
+
+}  // namespace
+
+SYMKERN_OP(neighbor_list,
+           "(Tensor positions, float cutoff, Tensor? batch, Tensor? ptr, Tensor? cell, Tensor? pbc, int pbc_mask, "
+           "bool full, bool self_loops, int max_edges) -> (Tensor, Tensor, Tensor, Tensor)",
+           neighbor_list)
+
+}  // namespace symkern

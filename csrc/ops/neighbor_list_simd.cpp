@@ -1,0 +1,383 @@
+// Compiled once per instruction-set level with SYMKERN_ISA_LEVEL = baseline | avx2 | avx512. Everything but the table
+// at the end has internal linkage, and no standard template is instantiated: a shared inline symbol compiled for
+// AVX-512 could be the copy the linker keeps for all (tests/check_isa_symbols.py looks).
+#include "ops/neighbor_list_simd.h"
+
+#if defined(__AVX2__)
+#if defined(__GNUC__) && !defined(__clang__)
+// g++ 12 warns of the deliberately undefined registers inside its own intrinsics
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#include <immintrin.h>
+#endif
+
+#define SYMKERN_CONCAT_(a, b) a##b
+#define SYMKERN_CONCAT(a, b) SYMKERN_CONCAT_(a, b)
+
+namespace symkern {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int W = 16;
+#elif defined(__AVX2__)
+constexpr int W = 8;
+#else
+constexpr int W = 4;
+#endif
+
+// Native-width vectors: one source for all levels; intrinsics only where the vector extension has no word for it.
+typedef float VF __attribute__((vector_size(W * 4), aligned(4), may_alias));
+typedef uint32_t VU __attribute__((vector_size(W * 4), aligned(4), may_alias));
+typedef int32_t VI __attribute__((vector_size(W * 4)));
+
+#define SYMKERN_INLINE static inline __attribute__((always_inline))
+
+SYMKERN_INLINE VF load_f(const float* p) { return *reinterpret_cast<const VF*>(p); }
+SYMKERN_INLINE VU load_u(const uint32_t* p) { return *reinterpret_cast<const VU*>(p); }
+SYMKERN_INLINE void store_u(uint32_t* p, VU v) { *reinterpret_cast<VU*>(p) = v; }
+SYMKERN_INLINE VF splat_f(float x) { return x - VF{}; }  // 0 + x would cost an add: it is not x for x = -0
+SYMKERN_INLINE VU splat_u(uint32_t x) { return x - VU{}; }
+
+SYMKERN_INLINE uint32_t to_mask(VI lanes) {  // lanes are 0 or -1
+#if defined(__AVX512F__)
+  return _mm512_movepi32_mask(reinterpret_cast<__m512i>(lanes));
+#elif defined(__AVX2__)
+  return static_cast<uint32_t>(_mm256_movemask_ps(reinterpret_cast<__m256>(lanes)));
+#else
+  uint32_t mask = 0;
+  for (int l = 0; l < W; ++l) mask |= (static_cast<uint32_t>(lanes[l]) & 1u) << l;
+  return mask;
+#endif
+}
+
+struct Hits {
+  uint32_t candidate;  // not certainly outside
+  uint32_t inside;     // certainly inside
+};
+
+SYMKERN_INLINE Hits compare(VF d2, Band band) {
+#if defined(__AVX512F__)
+  const __m512 d = reinterpret_cast<__m512>(d2);
+  return {_mm512_cmp_ps_mask(d, _mm512_set1_ps(band.outside), _CMP_NGT_UQ),
+          _mm512_cmp_ps_mask(d, _mm512_set1_ps(band.inside), _CMP_LT_OQ)};
+#else
+  return {to_mask(~(d2 > splat_f(band.outside))), to_mask(d2 < splat_f(band.inside))};
+#endif
+}
+
+SYMKERN_INLINE VF distance_sq(VF dx, VF dy, VF dz) { return dx * dx + dy * dy + dz * dz; }
+
+void pair_bits(const float* x, const float* y, const float* z, int64_t n, Band band, uint64_t* bits,
+               uint8_t* undecided) {
+  const int64_t words = (n + 63) / 64;
+  for (int64_t i = 0; i < n; ++i) {
+    const VF xi = splat_f(x[i]), yi = splat_f(y[i]), zi = splat_f(z[i]);
+    uint32_t between = 0;
+    for (int64_t w = 0; w < words; ++w) {
+      uint64_t word = 0;
+      const int64_t last = n - w * 64 < 64 ? n - w * 64 : 64;
+      for (int64_t l = 0; l < last; l += W) {
+        const int64_t j = w * 64 + l;
+        const Hits hits = compare(distance_sq(load_f(x + j) - xi, load_f(y + j) - yi, load_f(z + j) - zi), band);
+        const uint32_t lanes = last - l >= W ? ~0u : (1u << (last - l)) - 1u;
+        between |= (hits.candidate & ~hits.inside) & lanes;
+        word |= static_cast<uint64_t>(hits.candidate & lanes & ((1ull << W) - 1)) << l;
+      }
+      bits[i * words + w] = word;
+    }
+    undecided[i] = between != 0;
+  }
+}
+
+void decode_bits(const uint64_t* bits, int64_t n, int64_t first, int64_t* senders, int64_t* receivers) {
+  const int64_t words = (n + 63) / 64;
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t w = 0; w < words; ++w) {
+      uint64_t word = bits[i * words + w];
+#if defined(__AVX512F__)
+      const __m512i receiver = _mm512_set1_epi64(first + i);
+      __m512i sender = _mm512_add_epi64(_mm512_set1_epi64(first + w * 64), _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0));
+      for (; word != 0; word >>= 8) {
+        const __mmask8 lanes = static_cast<__mmask8>(word);
+        const int count = __builtin_popcount(lanes);
+        // masked stores: the next row may belong to another thread, so nothing is written past the count
+        const __mmask8 kept = static_cast<__mmask8>((1u << count) - 1u);
+        _mm512_mask_storeu_epi64(senders, kept, _mm512_maskz_compress_epi64(lanes, sender));
+        _mm512_mask_storeu_epi64(receivers, kept, receiver);
+        senders += count, receivers += count;
+        sender = _mm512_add_epi64(sender, _mm512_set1_epi64(8));
+      }
+#else
+      for (; word != 0; word &= word - 1) {
+        *senders++ = first + w * 64 + __builtin_ctzll(word);
+        *receivers++ = first + i;
+      }
+#endif
+    }
+  }
+}
+
+template <Keep keep>
+SYMKERN_INLINE uint32_t kept_lanes(VU key, VU self) {
+  switch (keep) {
+    case Keep::not_self:
+      return to_mask(key != self);
+    case Keep::above_self:
+      return to_mask(key > self);
+    case Keep::self_and_above:
+      return to_mask(key >= self);
+    case Keep::all:
+      return ~0u;
+  }
+}
+
+// Writes the lanes of `mask` to out, first to last, and whatever it likes after them (one vector at most).
+SYMKERN_INLINE int compress(uint32_t* out, uint32_t mask, VU key) {
+#if defined(__AVX512F__)
+  // compress in a register, then a full store: compressing straight to memory is microcoded on some processors
+  _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(static_cast<__mmask16>(mask), reinterpret_cast<__m512i>(key)));
+  return __builtin_popcount(mask);
+#elif defined(__AVX2__)
+  // pdep/pext turn the mask into the permutation that moves its lanes to the front
+  const uint64_t spread = _pdep_u64(mask, 0x0101010101010101ull) * 0xff;
+  const uint64_t lanes = _pext_u64(0x0706050403020100ull, spread);
+  const __m256i order = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<long long>(lanes)));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out),
+                      _mm256_permutevar8x32_epi32(reinterpret_cast<__m256i>(key), order));
+  return __builtin_popcount(mask);
+#else
+  int count = 0;
+  for (int l = 0; l < W; ++l) {
+    out[count] = key[l];
+    count += (mask >> l) & 1;
+  }
+  return count;
+#endif
+}
+
+template <Keep keep>
+int64_t search_runs(const Slots& slots, const Run* runs, int64_t num_runs, float x, float y, float z, Band band,
+                    uint32_t self_key, uint32_t* out, bool* undecided) {
+  const VF xi = splat_f(x), yi = splat_f(y), zi = splat_f(z);
+  const VU self = splat_u(self_key);
+  uint32_t between = 0;
+  uint32_t* next = out;
+  for (int64_t r = 0; r < num_runs; ++r) {
+    const int64_t end = runs[r].end;
+    for (int64_t s = runs[r].begin; s < end; s += W) {
+      const VF d2 = distance_sq(load_f(slots.x + s) - xi, load_f(slots.y + s) - yi, load_f(slots.z + s) - zi);
+      const VU key = load_u(slots.key + s);
+      const Hits hits = compare(d2, band);
+      uint32_t lanes = end - s >= W ? (1u << (W - 1)) * 2u - 1u : (1u << (end - s)) - 1u;
+      lanes &= kept_lanes<keep>(key, self) & hits.candidate;
+      between |= lanes & ~hits.inside;
+      next += compress(next, lanes, key);
+    }
+  }
+  *undecided = between != 0;
+  return next - out;
+}
+
+int64_t search(const Slots& slots, const Run* runs, int64_t num_runs, float x, float y, float z, Band band, Keep keep,
+               uint32_t self_key, uint32_t* out, bool* undecided) {
+  switch (keep) {
+    case Keep::not_self:
+      return search_runs<Keep::not_self>(slots, runs, num_runs, x, y, z, band, self_key, out, undecided);
+    case Keep::above_self:
+      return search_runs<Keep::above_self>(slots, runs, num_runs, x, y, z, band, self_key, out, undecided);
+    case Keep::self_and_above:
+      return search_runs<Keep::self_and_above>(slots, runs, num_runs, x, y, z, band, self_key, out, undecided);
+    case Keep::all:
+      break;
+  }
+  return search_runs<Keep::all>(slots, runs, num_runs, x, y, z, band, self_key, out, undecided);
+}
+
+// ---- bitonic sort: no branches on data, so a row of 90 keys costs the same whatever its order -------------------
+
+SYMKERN_INLINE VU vmin(VU a, VU b) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<VU>(_mm512_min_epu32(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
+#elif defined(__AVX2__)
+  return reinterpret_cast<VU>(_mm256_min_epu32(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
+#else
+  return a < b ? a : b;
+#endif
+}
+
+SYMKERN_INLINE VU vmax(VU a, VU b) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<VU>(_mm512_max_epu32(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
+#elif defined(__AVX2__)
+  return reinterpret_cast<VU>(_mm256_max_epu32(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
+#else
+  return a < b ? b : a;
+#endif
+}
+
+// Lanes l and l ^ j exchanged.
+template <int j>
+SYMKERN_INLINE VU exchange(VU v) {
+#if defined(__AVX512F__)
+  const __m512i x = reinterpret_cast<__m512i>(v);
+  if constexpr (j == 1) return reinterpret_cast<VU>(_mm512_shuffle_epi32(x, _MM_PERM_CDAB));
+  if constexpr (j == 2) return reinterpret_cast<VU>(_mm512_shuffle_epi32(x, _MM_PERM_BADC));
+  if constexpr (j == 4) return reinterpret_cast<VU>(_mm512_shuffle_i32x4(x, x, 0xb1));
+  if constexpr (j == 8) return reinterpret_cast<VU>(_mm512_shuffle_i32x4(x, x, 0x4e));
+#elif defined(__AVX2__)
+  const __m256i x = reinterpret_cast<__m256i>(v);
+  if constexpr (j == 1) return reinterpret_cast<VU>(_mm256_shuffle_epi32(x, 0xb1));
+  if constexpr (j == 2) return reinterpret_cast<VU>(_mm256_shuffle_epi32(x, 0x4e));
+  if constexpr (j == 4) return reinterpret_cast<VU>(_mm256_permute2x128_si256(x, x, 1));
+#else
+  if constexpr (j == 1) return VU{v[1], v[0], v[3], v[2]};
+  if constexpr (j == 2) return VU{v[2], v[3], v[0], v[1]};
+#endif
+  return v;
+}
+
+// Lane l takes the larger of the pair where bit l of `mask` is set.
+template <uint32_t mask>
+SYMKERN_INLINE VU pick(VU smaller, VU larger) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<VU>(_mm512_mask_mov_epi32(reinterpret_cast<__m512i>(smaller), static_cast<__mmask16>(mask),
+                                                    reinterpret_cast<__m512i>(larger)));
+#elif defined(__AVX2__)
+  return reinterpret_cast<VU>(
+      _mm256_blend_epi32(reinterpret_cast<__m256i>(smaller), reinterpret_cast<__m256i>(larger), mask & 0xff));
+#else
+  VU v;
+  for (int l = 0; l < W; ++l) v[l] = (mask >> l) & 1 ? larger[l] : smaller[l];
+  return v;
+#endif
+}
+
+// Lanes whose index has bit `j`, inverted where it has bit `k` (descending half of a bitonic pair).
+constexpr uint32_t larger_lanes(int j, int k) {
+  uint32_t mask = 0;
+  for (int l = 0; l < W; ++l) {
+    const bool upper = (l & j) != 0, descending = (l & k) != 0;
+    if (upper != descending) mask |= 1u << l;
+  }
+  return mask;
+}
+
+template <int j, int k>
+SYMKERN_INLINE VU step_within(VU v, bool descending) {
+  const VU p = exchange<j>(v);
+  const VU lo = vmin(v, p), hi = vmax(v, p);
+  constexpr uint32_t mask = larger_lanes(j, k);
+  if constexpr (k < W) return pick<mask>(lo, hi);
+  return descending ? pick<~mask>(lo, hi) : pick<mask>(lo, hi);
+}
+
+// The steps j = W/2 .. 1 of a merge whose direction is the same for the whole vector.
+template <int j>
+SYMKERN_INLINE VU merge_within(VU v, bool descending) {
+  if constexpr (j >= 1) return merge_within<j / 2>(step_within<j, W>(v, descending), descending);
+  return v;
+}
+
+template <int k, int j>
+SYMKERN_INLINE VU sort_level(VU v) {
+  if constexpr (j >= 1) return sort_level<k, j / 2>(step_within<j, k>(v, false));
+  return v;
+}
+
+template <int k>
+SYMKERN_INLINE VU sort_within(VU v, bool descending) {
+  if constexpr (k < W) return sort_within<k * 2>(sort_level<k, k / 2>(v), descending);
+  return merge_within<W / 2>(v, descending);
+}
+
+// One exchange of blocks j vectors apart, in merges of k vectors, `vectors` (a power of two) in all.
+SYMKERN_INLINE void exchange_vectors(VU* v, int64_t vectors, int64_t k, int64_t j) {
+#pragma GCC unroll 8
+  for (int64_t p = 0; p < vectors / 2; ++p) {
+    const int64_t a = p / j * 2 * j + p % j;
+    const VU lo = vmin(v[a], v[a + j]), hi = vmax(v[a], v[a + j]);
+    const bool descending = (a & k) != 0 && k < vectors;
+    v[a] = descending ? hi : lo;
+    v[a + j] = descending ? lo : hi;
+  }
+}
+
+SYMKERN_INLINE void merge_vectors(VU* v, int64_t vectors, int64_t k) {
+#pragma GCC unroll 16
+  for (int64_t a = 0; a < vectors; ++a) v[a] = merge_within<W / 2>(v[a], (a & k) != 0 && k < vectors);
+}
+
+SYMKERN_INLINE void sort_vectors(VU* v, int64_t vectors) {
+#pragma GCC unroll 16
+  for (int64_t a = 0; a < vectors; ++a) v[a] = sort_within<2>(v[a], (a & 1) != 0 && vectors > 1);
+}
+
+// With the sizes as constants everything unrolls and the keys stay in registers.
+template <int vectors, int k, int j>
+SYMKERN_INLINE void merge_levels(VU* v) {
+  if constexpr (k <= vectors) {
+    exchange_vectors(v, vectors, k, j);
+    if constexpr (j > 1) {
+      merge_levels<vectors, k, j / 2>(v);
+    } else {
+      merge_vectors(v, vectors, k);
+      merge_levels<vectors, k * 2, k>(v);
+    }
+  }
+}
+
+template <int vectors>
+void bitonic_in_registers(uint32_t* keys) {
+  VU v[vectors];
+#pragma GCC unroll 16
+  for (int a = 0; a < vectors; ++a) v[a] = load_u(keys + a * W);
+  sort_vectors(v, vectors);
+  merge_levels<vectors, 2, 1>(v);
+#pragma GCC unroll 16
+  for (int a = 0; a < vectors; ++a) store_u(keys + a * W, v[a]);
+}
+
+void bitonic_in_memory(VU* v, int64_t vectors) {
+  sort_vectors(v, vectors);
+  for (int64_t k = 2; k <= vectors; k *= 2) {
+    for (int64_t j = k / 2; j >= 1; j /= 2) exchange_vectors(v, vectors, k, j);
+    merge_vectors(v, vectors, k);
+  }
+}
+
+void sort_keys(uint32_t* keys, int64_t count) {
+  if (count < 2) return;
+  int64_t vectors = 1;
+  while (vectors * W < count) vectors *= 2;
+  for (int64_t k = count; k < vectors * W; ++k) keys[k] = ~0u;
+  switch (vectors) {
+    case 1:
+      return bitonic_in_registers<1>(keys);
+    case 2:
+      return bitonic_in_registers<2>(keys);
+    case 4:
+      return bitonic_in_registers<4>(keys);
+    case 8:
+      return bitonic_in_registers<8>(keys);
+    case 16:
+      return bitonic_in_registers<16>(keys);
+    default:
+      return bitonic_in_memory(reinterpret_cast<VU*>(keys), vectors);
+  }
+}
+
+void expand(const uint32_t* __restrict__ keys, int64_t count, int image_bits, int64_t first, int64_t receiver,
+            int64_t* __restrict__ senders, int64_t* __restrict__ receivers) {
+  for (int64_t k = 0; k < count; ++k) senders[k] = first + static_cast<int64_t>(keys[k] >> image_bits);
+  for (int64_t k = 0; k < count; ++k) receivers[k] = receiver;
+}
+
+}  // namespace
+
+const NeighborKernels* SYMKERN_CONCAT(neighbor_kernels_, SYMKERN_ISA_LEVEL)() {
+  static constexpr NeighborKernels table = {pair_bits, decode_bits, search, sort_keys, expand};
+  return &table;
+}
+
+}  // namespace symkern

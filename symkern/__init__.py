@@ -1,0 +1,50 @@
+"""symkern: C++/CUDA kernels for neural networks on molecules, as differentiable, compilable torch ops.
+
+Names load on first use, so that ``from symkern import host`` (NumPy only) never imports torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# public name -> module that defines it; this is the one list of what symkern exports
+_EXPORTS = {
+    "neighbor_list": "symkern.ops.neighbor_list",
+    "sort_batch": "symkern.ops.neighbor_list",
+    "Neighbors": "symkern.neighbors",
+    "VerletList": "symkern.verlet",
+    "edge_vectors": "symkern.ops.edge_vectors",
+    "safe_norm": "symkern.ops.safe_norm",
+}
+_MODULES = {"host", "ops", "testing"}
+
+__all__ = ["__version__", *sorted(_EXPORTS), *sorted(_MODULES)]
+
+if TYPE_CHECKING:
+    from symkern import host as host
+    from symkern import ops as ops
+    from symkern import testing as testing
+    from symkern.neighbors import Neighbors as Neighbors
+    from symkern.ops.edge_vectors import edge_vectors as edge_vectors
+    from symkern.ops.neighbor_list import neighbor_list as neighbor_list
+    from symkern.ops.neighbor_list import sort_batch as sort_batch
+    from symkern.ops.safe_norm import safe_norm as safe_norm
+    from symkern.verlet import VerletList as VerletList
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        value = getattr(import_module(_EXPORTS[name]), name)
+    elif name in _MODULES:
+        value = import_module(f"symkern.{name}")
+    else:
+        raise AttributeError(f"module 'symkern' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

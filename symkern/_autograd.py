@@ -1,0 +1,45 @@
+"""The one place that ties gradients to ops, so that the mechanism can be swapped.
+
+Mechanism: ``torch.library.register_autograd``. It makes an op differentiable wherever it is called (eager, under
+``torch.compile``, from another op's backward), and ``opcheck`` can verify it. A derivative is itself an op with its own
+registration: a ladder that ends in an op without one, which then says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def differentiable(
+    op: str,
+    backward: Callable[..., Any],
+    setup_context: Callable[..., None] | None = None,
+) -> None:
+    """Register the gradient of ``symkern::op``."""
+    torch.library.register_autograd(f"symkern::{op}", backward, setup_context=setup_context)
+
+
+def gradient_of(
+    reference: Callable[..., Tensor | tuple[Tensor, ...]], inputs: Sequence[Tensor], grads: Sequence[Tensor | None]
+) -> tuple[Tensor | None, ...]:
+    """Vector-Jacobian product of a pure-torch `reference` at `inputs`: the last rung of a ladder, any order above it.
+
+    The result depends on `inputs` and `grads` differentiably when gradients are being recorded.
+    """
+    with torch.enable_grad():
+        # views, so that the product stops at the inputs even where one of them was computed from another
+        points = [x.view_as(x) if x.requires_grad else x.detach().requires_grad_() for x in inputs]
+        outputs = reference(*points)
+        outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
+        chosen = [(y, g) for y, g in zip(outputs, grads, strict=True) if g is not None and y.requires_grad]
+        return torch.autograd.grad(
+            [y for y, _ in chosen],
+            points,
+            [g for _, g in chosen],
+            create_graph=True,
+            allow_unused=True,
+        )

@@ -1,0 +1,161 @@
+"""NumPy in, NumPy out: the same kernels without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from symkern import __version__
+
+try:
+    from symkern import _host
+except ImportError as error:
+    raise ImportError(
+        f"symkern: expected the compiled module symkern._host for this Python, but: {error}; "
+        "build it: pip install --no-build-isolation --force-reinstall --no-deps ."
+    ) from error
+
+
+@dataclass(frozen=True, eq=False)
+class HostNeighbors:
+    """Edges in lexicographic order (receiver, sender, shift), as NumPy arrays.
+
+    Attributes:
+        edge_index: (2, E) int64: [0] = sender j, [1] = receiver i (ASE's ``i`` is the receiver).
+        shifts: (E, 3) int32 in units of the lattice vectors (ASE's ``S``); zeros without a cell.
+        row_ptr: (N + 1,) int64; atom i receives the edges row_ptr[i] .. row_ptr[i + 1].
+        vectors: (E, 3) float64, r_j - r_i + shift @ cell, Å (ASE's ``D``).
+    """
+
+    edge_index: NDArray[np.int64]
+    shifts: NDArray[np.int32]
+    row_ptr: NDArray[np.int64]
+    _positions: NDArray[np.float64]
+    _cell: NDArray[np.float64] | None
+    _ptr: NDArray[np.int64]
+
+    @property
+    def vectors(self) -> NDArray[np.float64]:
+        sender, receiver = self.edge_index
+        vectors = self._positions[sender] - self._positions[receiver]
+        if self._cell is not None:
+            if self._cell.ndim == 2:
+                vectors += self.shifts @ self._cell
+            else:
+                structure = np.searchsorted(self._ptr, receiver, side="right") - 1
+                vectors += np.einsum("ek,ekc->ec", self.shifts, self._cell[structure])
+        return vectors
+
+    @property
+    def distances(self) -> NDArray[np.float64]:
+        """(E,) float64, Å (ASE's ``d``)."""
+        return np.asarray(np.linalg.norm(self.vectors, axis=1), dtype=np.float64)
+
+
+def neighbor_list(
+    positions: ArrayLike | Any,
+    cutoff: float,
+    *,
+    batch: ArrayLike | None = None,
+    ptr: ArrayLike | None = None,
+    cell: ArrayLike | None = None,
+    pbc: ArrayLike | bool | None = None,
+    full: bool = True,
+    self_loops: bool = False,
+    threads: int = 1,
+) -> HostNeighbors:
+    """All pairs with |r_j - r_i + shift @ cell| < cutoff, exact and complete; see `symkern.neighbor_list`.
+
+    Args:
+        positions: (N, 3), Å; or an `ase.Atoms`, whose cell and pbc are used.
+        cutoff: Å, positive and finite.
+        batch: (N,) sorted structure of each atom.
+        ptr: (B + 1,) starts of the structures, instead of `batch`.
+        cell: (3, 3) or (B, 3, 3), rows are lattice vectors, Å.
+        pbc: one bool, (3,) or (B, 3) bools; True everywhere if a cell is given.
+        full: both directions of each pair, or each pair once.
+        self_loops: also each atom with itself at zero shift.
+        threads: how many threads may work; the result does not depend on it.
+
+    Raises:
+        ValueError: bad input; the message names the argument, what it got and what it expected.
+    """
+    if hasattr(positions, "get_positions") and hasattr(positions, "get_pbc"):
+        atoms: Any = positions
+        if cell is not None or pbc is not None or batch is not None or ptr is not None:
+            raise ValueError("positions is an Atoms object, which brings its own cell and pbc: do not give them too")
+        positions = atoms.get_positions()
+        if bool(np.any(atoms.get_pbc())):
+            cell, pbc = np.asarray(atoms.get_cell()), atoms.get_pbc()
+    r = _floats(positions, "positions")
+    if r.ndim != 2 or r.shape[1] != 3:
+        raise ValueError(f"positions must have shape (N, 3), got {r.shape}")
+    cutoff = float(cutoff)
+    if not (0 < cutoff < float("inf")):
+        raise ValueError(f"cutoff must be positive and finite, got {cutoff}")
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, got {threads}")
+    rows = None if cell is None else _floats(cell, "cell")
+    if rows is not None and (rows.ndim not in (2, 3) or rows.shape[-2:] != (3, 3)):
+        raise ValueError(f"cell must have shape (3, 3) or (B, 3, 3), got {rows.shape}")
+    starts = _starts(len(r), batch, ptr, None if rows is None or rows.ndim == 2 else len(rows))
+    structures = len(starts) - 1
+    if rows is not None and rows.ndim == 3 and len(rows) != structures:
+        raise ValueError(f"cell must have shape (3, 3) or (B, 3, 3) with B = {structures}, got {rows.shape}")
+    periodic = None
+    if pbc is not None:
+        periodic = np.asarray(pbc)
+        if periodic.dtype != np.bool_:
+            raise ValueError(f"pbc must be bool, got {periodic.dtype}")
+        if periodic.ndim == 0:
+            periodic = np.repeat(periodic, 3)
+        if periodic.shape not in ((3,), (structures, 3)):
+            raise ValueError(f"pbc must be one bool, (3,) or (B, 3) with B = {structures}, got {periodic.shape}")
+        if rows is None:
+            if periodic.any():
+                raise ValueError("pbc needs a cell")
+            periodic = None
+        else:
+            periodic = np.ascontiguousarray(periodic)
+    edge_index, shifts, row_ptr = _host.neighbor_list(r, cutoff, starts, rows, periodic, full, self_loops, threads)
+    if rows is None:
+        shifts = np.zeros((edge_index.shape[1], 3), dtype=np.int32)
+    return HostNeighbors(edge_index, shifts, row_ptr, r, rows, starts)
+
+
+def build_info() -> dict[str, Any]:
+    """Version, compiler, and the instruction set in use and found, of the compiled module."""
+    return {**_host.build_info(), "python_version": __version__}
+
+
+def _floats(values: ArrayLike, name: str) -> NDArray[np.float64]:
+    array = np.asarray(values)
+    if array.dtype.kind not in "f":
+        raise ValueError(f"{name} must be floating point, got {array.dtype}")
+    return np.ascontiguousarray(array, dtype=np.float64)
+
+
+def _starts(atoms: int, batch: ArrayLike | None, ptr: ArrayLike | None, structures: int | None) -> NDArray[np.int64]:
+    if batch is not None and ptr is not None:
+        raise ValueError("batch and ptr describe the same thing: give one of them")
+    if ptr is not None:
+        starts = np.asarray(ptr)
+        if starts.ndim != 1 or starts.dtype.kind != "i" or len(starts) < 1:
+            raise ValueError(f"ptr must be integers of shape (B + 1,), got {starts.dtype} of shape {starts.shape}")
+        if starts[0] != 0 or (np.diff(starts) < 0).any() or starts[-1] != atoms:
+            raise ValueError(f"ptr must rise from 0 to N = {atoms}, got {starts[:8].tolist()}")
+        return np.ascontiguousarray(starts, dtype=np.int64)
+    if batch is None:
+        return np.array([0, atoms], dtype=np.int64)
+    labels = np.asarray(batch)
+    if labels.shape != (atoms,) or labels.dtype.kind != "i":
+        raise ValueError(f"batch must be integers of shape ({atoms},), got {labels.dtype} of shape {labels.shape}")
+    if atoms and labels[0] < 0:
+        raise ValueError(f"batch must not be negative, but batch[0] = {labels[0]}")
+    if (np.diff(labels) < 0).any():
+        raise ValueError("batch must be sorted; numpy.argsort(batch, kind='stable') is the order that sorts it")
+    count = max(structures or 0, int(labels[-1]) + 1 if atoms else 0)
+    return np.searchsorted(labels, np.arange(count + 1)).astype(np.int64)

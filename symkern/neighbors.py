@@ -1,0 +1,165 @@
+"""The graph that ops and models work on: edges sorted by receiver."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from symkern import _library as _library
+
+
+@dataclass(eq=False)
+class Neighbors:
+    """Edges in lexicographic order (receiver, sender, shift).
+
+    Attributes:
+        edge_index: (2, E) int64 in PyG order: [0] = sender j, [1] = receiver i.
+        row_ptr: (N + 1,) int64; atom i receives the edges row_ptr[i] .. row_ptr[i + 1]. Edges from row_ptr[-1] on are
+            padding: they point at atom 0 and contribute nothing.
+        ptr: (B + 1,) int64; structure b owns the atoms ptr[b] .. ptr[b + 1].
+        cell_shifts: (E, 3) int32 in units of the lattice vectors, or None where there is no cell.
+        order: (E,) int64, for graphs made by `from_edge_index`: edge e is column order[e] of the given edge_index, so
+            ``edge_attr[order]`` follows the edges.
+    """
+
+    edge_index: Tensor
+    row_ptr: Tensor
+    ptr: Tensor
+    cell_shifts: Tensor | None = None
+    order: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def num_nodes(self) -> int:
+        return self.row_ptr.shape[0] - 1
+
+    @property
+    def num_edges(self) -> int:
+        """Columns of edge_index, padding included."""
+        return self.edge_index.shape[1]
+
+    @property
+    def num_structures(self) -> int:
+        return self.ptr.shape[0] - 1
+
+    @property
+    def senders(self) -> Tensor:
+        return self.edge_index[0]
+
+    @property
+    def receivers(self) -> Tensor:
+        return self.edge_index[1]
+
+    @cached_property
+    def shifts(self) -> Tensor:
+        """(E, 3) int32 shift of each edge in units of the lattice vectors; zeros where there is no cell."""
+        if self.cell_shifts is not None:
+            return self.cell_shifts
+        return self.edge_index.new_zeros((self.num_edges, 3), dtype=torch.int32)
+
+    @cached_property
+    def batch(self) -> Tensor:
+        """(N,) int64 structure of each atom."""
+        structures = torch.arange(self.num_structures, device=self.ptr.device)
+        return torch.repeat_interleave(structures, self.ptr.diff(), output_size=self.num_nodes)
+
+    @cached_property
+    def _by_sender(self) -> tuple[Tensor, Tensor]:
+        result: tuple[Tensor, Tensor] = torch.ops.symkern.sender_order.default(self.edge_index, self.row_ptr)
+        return result
+
+    @property
+    def sender_order(self) -> Tensor:
+        """(E,) int64: the edges in order of their sender (stable), padding last. Computed once."""
+        return self._by_sender[0]
+
+    @property
+    def sender_ptr(self) -> Tensor:
+        """(N + 1,) int64: atom j sends the edges sender_order[sender_ptr[j] : sender_ptr[j + 1]]."""
+        return self._by_sender[1]
+
+    @cached_property
+    def reverse(self) -> Tensor:
+        """(E,) int64: index of the edge from receiver to sender with the opposite shift, -1 if there is none."""
+        result: Tensor = torch.ops.symkern.reverse_edges.default(self.edge_index, self.cell_shifts, self.row_ptr)
+        return result
+
+    def to(self, device: torch.device | str) -> Neighbors:
+        """A copy on `device`, with the lazy views that exist already."""
+        moved = Neighbors(
+            self.edge_index.to(device),
+            self.row_ptr.to(device),
+            self.ptr.to(device),
+            None if self.cell_shifts is None else self.cell_shifts.to(device),
+            None if self.order is None else self.order.to(device),
+        )
+        for name in ("batch", "reverse"):
+            if name in self.__dict__:
+                moved.__dict__[name] = self.__dict__[name].to(device)
+        if "_by_sender" in self.__dict__:
+            moved.__dict__["_by_sender"] = tuple(t.to(device) for t in self._by_sender)
+        return moved
+
+    @classmethod
+    def from_edge_index(
+        cls,
+        edge_index: Tensor,
+        num_nodes: int,
+        shifts: Tensor | None = None,
+        ptr: Tensor | None = None,
+    ) -> Neighbors:
+        """A graph from any PyG edge_index: unsorted, asymmetric, with repeated edges.
+
+        Args:
+            edge_index: (2, E) int64, [0] = sender, [1] = receiver.
+            num_nodes: number of atoms N.
+            shifts: (E, 3) integer shift of each edge in units of the lattice vectors.
+            ptr: (B + 1,) int64 starts of the structures; one structure by default.
+
+        Raises:
+            ValueError: wrong shape or dtype, an index outside 0 .. N - 1, a ptr that does not run from 0 to N.
+        """
+        if edge_index.dim() != 2 or edge_index.shape[0] != 2:
+            raise ValueError(f"edge_index must have shape (2, E), got {tuple(edge_index.shape)}")
+        if edge_index.dtype != torch.int64:
+            raise ValueError(f"edge_index must be int64, got {edge_index.dtype}")
+        if num_nodes < 0:
+            raise ValueError(f"num_nodes must not be negative, got {num_nodes}")
+        edges = edge_index.shape[1]
+        if edges and (int(edge_index.min()) < 0 or int(edge_index.max()) >= num_nodes):
+            raise ValueError(
+                f"edge_index must lie in 0 .. {num_nodes - 1} (num_nodes = {num_nodes}), "
+                f"got {int(edge_index.min())} .. {int(edge_index.max())}"
+            )
+        if shifts is not None:
+            if shifts.shape != (edges, 3) or shifts.is_floating_point() or shifts.is_complex():
+                raise ValueError(
+                    f"shifts must be integers of shape ({edges}, 3), got {shifts.dtype} of shape {tuple(shifts.shape)}"
+                )
+            if shifts.device != edge_index.device:
+                raise ValueError(f"shifts must be on the device of edge_index ({edge_index.device}), got {shifts.device}")
+            shifts = shifts.to(torch.int32)
+        if ptr is None:
+            ptr = torch.tensor([0, num_nodes], device=edge_index.device)
+        elif ptr.dtype != torch.int64 or ptr.dim() != 1 or ptr.numel() < 1:
+            raise ValueError(f"ptr must be int64 of shape (B + 1,), got {ptr.dtype} of shape {tuple(ptr.shape)}")
+        elif int(ptr[0]) != 0 or int(ptr[-1]) != num_nodes or bool((ptr.diff() < 0).any()):
+            raise ValueError(f"ptr must rise from 0 to num_nodes = {num_nodes}, got {ptr.tolist()[:8]}")
+        order = _lexicographic_order(edge_index, shifts)
+        sorted_index = edge_index[:, order]
+        counts = torch.bincount(sorted_index[1], minlength=num_nodes)
+        row_ptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        return cls(sorted_index, row_ptr, ptr, None if shifts is None else shifts[order], order)
+
+
+def _lexicographic_order(edge_index: Tensor, shifts: Tensor | None) -> Tensor:
+    """Permutation that sorts by (receiver, sender, shift), equal edges in the order given."""
+    order = torch.arange(edge_index.shape[1], device=edge_index.device)
+    columns = [edge_index[0], edge_index[1]]
+    if shifts is not None:
+        columns = [shifts[:, 2], shifts[:, 1], shifts[:, 0], *columns]
+    for column in columns:
+        order = order[torch.sort(column[order], stable=True).indices]
+    return order

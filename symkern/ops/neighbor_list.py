@@ -1,0 +1,197 @@
+"""All pairs of atoms within a cutoff."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from symkern import _library as _library
+from symkern.neighbors import Neighbors
+
+# pbc in every direction, as one bit per lattice vector
+_ALL = 7
+
+
+def neighbor_list(
+    positions: Tensor,
+    cutoff: float,
+    *,
+    batch: Tensor | None = None,
+    ptr: Tensor | None = None,
+    cell: Tensor | None = None,
+    pbc: Tensor | Sequence[bool] | bool | None = None,
+    full: bool = True,
+    self_loops: bool = False,
+    max_edges: int | None = None,
+) -> Neighbors:
+    """All pairs with |r_j - r_i + shift @ cell| < cutoff, exact and complete, sorted by (receiver, sender, shift).
+
+    Small molecules and large systems take different algorithms, chosen from the sizes; the result does not depend on
+    the algorithm, the number of threads, the device or the precision's rounding: pairs within rounding of the cutoff
+    are decided in fp64 from the given positions. There is no cap on the number of neighbors.
+
+    Args:
+        positions: (N, 3) float32 or float64, Å. Atoms may lie outside the cell.
+        cutoff: Å, positive and finite.
+        batch: (N,) int64 structure of each atom, sorted (as in PyG). Pairs never cross structures.
+        ptr: (B + 1,) int64 starts of the structures, instead of `batch`.
+        cell: (3, 3) for all structures or (B, 3, 3), rows are lattice vectors, Å, dtype of `positions`. Any cell works:
+            triclinic, left-handed, smaller than the cutoff.
+        pbc: periodic directions: one bool, three, or a (3,) or (B, 3) bool tensor. True everywhere if a cell is given.
+        full: both (i, j) and (j, i). Otherwise each pair once: the edges whose sender has the higher index, and of an
+            atom's own images those with the lexicographically positive shift.
+        self_loops: also the pairs of an atom with itself at zero shift. (Its periodic images always count.)
+        max_edges: room for this many edges: the result has exactly this size, padded behind ``row_ptr[-1]`` with edges
+            from atom 0 to atom 0. Makes shapes static, and saves the CUDA version its only synchronisation.
+
+    Returns:
+        Neighbors. ``shifts`` are int32 in units of the lattice vectors.
+
+    Raises:
+        ValueError: wrong shapes, dtypes or devices; positions that are not finite; cutoff <= 0; a batch that is negative
+            or not sorted; a ptr that does not run from 0 to N; a singular cell along periodic directions; more edges
+            than `max_edges`; atoms more than 1e6 cells away from the cell.
+    """
+    mask = _ALL
+    if pbc is not None and not isinstance(pbc, Tensor):
+        mask = _pbc_mask(pbc)
+        pbc = None
+        if cell is None and mask != 0:
+            raise ValueError("pbc needs a cell")
+    edge_index, shifts, row_ptr, starts = torch.ops.symkern.neighbor_list.default(
+        positions,
+        cutoff,
+        batch,
+        ptr,
+        cell,
+        pbc,
+        mask,
+        full,
+        self_loops,
+        -1 if max_edges is None else max_edges,
+    )
+    return Neighbors(edge_index, row_ptr, starts, None if cell is None else shifts)
+
+
+def _pbc_mask(pbc: Sequence[bool] | bool) -> int:
+    flags = [pbc] * 3 if isinstance(pbc, bool) else list(pbc)
+    if len(flags) != 3 or not all(flag in (False, True) for flag in flags):
+        raise ValueError(f"pbc must be one bool, three bools, or a (3,) or (B, 3) bool tensor, got {pbc!r}")
+    return sum(1 << k for k, flag in enumerate(flags) if flag)
+
+
+def sort_batch(batch: Tensor) -> tuple[Tensor, Tensor]:
+    """Order that groups the atoms of each structure, for inputs whose `batch` is not sorted.
+
+    ``order, batch = sort_batch(batch)``; then use ``positions[order]`` and the returned, renumbered `batch`.
+
+    Args:
+        batch: (N,) int64, any labels.
+
+    Returns:
+        order: (N,) int64, stable within a structure; batch: (N,) int64, sorted, numbered 0, 1, ... without gaps.
+
+    Raises:
+        ValueError: `batch` is not a one-dimensional int64 tensor.
+    """
+    if batch.dim() != 1 or batch.dtype != torch.int64:
+        raise ValueError(f"batch must be int64 of shape (N,), got {batch.dtype} of shape {tuple(batch.shape)}")
+    labels, order = torch.sort(batch, stable=True)
+    return order, torch.unique_consecutive(labels, return_inverse=True)[1]
+
+
+def reference(
+    positions: Tensor,
+    cutoff: float,
+    *,
+    ptr: Tensor,
+    cell: Tensor | None = None,
+    pbc: Tensor | None = None,
+    full: bool = True,
+    self_loops: bool = False,
+) -> Neighbors:
+    """The same from all pairs and all images in pure torch and fp64; for tests, not for large systems."""
+    device = positions.device
+    edges, shifts = [], []
+    for b in range(len(ptr) - 1):
+        r = positions[ptr[b] : ptr[b + 1]].double()
+        if cell is None or not len(r):
+            grid = torch.zeros((1, 3), dtype=torch.int64, device=device)
+            offsets = torch.zeros((1, 3), dtype=torch.float64, device=device)
+        else:
+            rows = (cell if cell.dim() == 2 else cell[b]).double()
+            periodic = torch.ones(3, dtype=torch.bool) if pbc is None else (pbc if pbc.dim() == 1 else pbc[b]).cpu()
+            reach = _image_reach(r, rows, periodic, cutoff)
+            grid = torch.cartesian_prod(*(torch.arange(-n, n + 1) for n in reach)).reshape(-1, 3).to(device)
+            offsets = grid.double() @ torch.where(periodic[:, None].to(device), rows, 0)
+        d = (r[None, :, None] - r[:, None, None] + offsets).norm(dim=-1)  # (receiver, sender, image)
+        i, j, k = (d < cutoff).nonzero(as_tuple=True)
+        s = grid[k]
+        home = (s == 0).all(1)
+        positive = (s[:, 0] > 0) | ((s[:, 0] == 0) & ((s[:, 1] > 0) | ((s[:, 1] == 0) & (s[:, 2] > 0))))
+        keep = torch.ones_like(home) if full else (j > i) | ((j == i) & positive)
+        same = (i == j) & home
+        keep = keep | same if self_loops else keep & ~same
+        edges.append(torch.stack([j, i])[:, keep] + ptr[b])
+        shifts.append(s[keep].int())
+    index = torch.cat(edges, 1) if edges else torch.zeros((2, 0), dtype=torch.int64, device=device)
+    s = torch.cat(shifts) if shifts else torch.zeros((0, 3), dtype=torch.int32, device=device)
+    return Neighbors.from_edge_index(index, len(positions), None if cell is None else s, ptr)
+
+
+def _image_reach(r: Tensor, rows: Tensor, periodic: Tensor, cutoff: float) -> list[int]:
+    """Images in each direction that certainly cover the cutoff, whatever the cell."""
+    used = rows[periodic.to(rows.device)]
+    if not len(used):
+        return [0, 0, 0]
+    inverse = torch.linalg.pinv(used)  # (3, periodic directions)
+    fraction = r @ inverse
+    spread = fraction.max(0).values - fraction.min(0).values
+    reach = iter((spread + cutoff * inverse.norm(dim=0) + 1).ceil().long().tolist())
+    return [next(reach) if flag else 0 for flag in periodic]
+
+
+@torch.library.register_fake("symkern::neighbor_list")
+def _(
+    positions: Tensor,
+    cutoff: float,
+    batch: Tensor | None,
+    ptr: Tensor | None,
+    cell: Tensor | None,
+    pbc: Tensor | None,
+    pbc_mask: int,
+    full: bool,
+    self_loops: bool,
+    max_edges: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    context = torch.library.get_ctx()
+    edges = max_edges if max_edges >= 0 else context.new_dynamic_size()
+    if ptr is not None:
+        starts = ptr.shape[0]
+    elif cell is not None and cell.dim() == 3:
+        starts = cell.shape[0] + 1
+    elif pbc is not None and pbc.dim() == 2:
+        starts = pbc.shape[0] + 1
+    elif batch is not None:
+        starts = context.new_dynamic_size()
+    else:
+        starts = 2
+    long = torch.int64
+    return (
+        positions.new_empty((2, edges), dtype=long),
+        positions.new_empty((edges if cell is not None else 0, 3), dtype=torch.int32),
+        positions.new_empty(positions.shape[0] + 1, dtype=long),
+        positions.new_empty(starts, dtype=long),
+    )
+
+
+@torch.library.register_fake("symkern::sender_order")
+def _(edge_index: Tensor, row_ptr: Tensor) -> tuple[Tensor, Tensor]:
+    return edge_index.new_empty(edge_index.shape[1]), torch.empty_like(row_ptr)
+
+
+@torch.library.register_fake("symkern::reverse_edges")
+def _(edge_index: Tensor, shifts: Tensor | None, row_ptr: Tensor) -> Tensor:
+    return edge_index.new_empty(edge_index.shape[1])
