@@ -1,41 +1,42 @@
 // symkern: everything a GPU schedule needs, on CUDA and on the host.
 //
 // Compiled by nvcc this header maps onto CUDA; by any other compiler onto the SIMT shim (testing/simt.h), which runs
-// the same kernels on the CPU to find bugs. It is the only file that contains __CUDA_ARCH__, PTX, CUB or a kernel
-// launch.
+// the same kernels on the CPU to find bugs. No other file has __CUDA_ARCH__, PTX, CUB or a kernel launch.
 //
-//   SYMKERN_KERNEL SYMKERN_BOUNDS(128) name(args by value, trivially copyable) { ... }     also as a function template
-//   SYMKERN_DEVICE int helper(...)             inline device function (may use everything below)
-//   SYMKERN_SHARED(type, name, count);         T (&name)[count], 16-byte aligned; count is a constant
-//   SYMKERN_DYNAMIC_SHARED(type, name);        type* name, 16-byte aligned, size given at launch; one per kernel
+// Kernels:
+//   SYMKERN_KERNEL SYMKERN_BOUNDS(128) name(args)  { ... }  arguments by value, trivially copyable; may be a template
+//   SYMKERN_DEVICE int helper(...)                          inline device function, may use everything below
+//   SYMKERN_SHARED(type, name, count);                      T (&name)[count], 16-byte aligned, count constant
+//   SYMKERN_DYNAMIC_SHARED(type, name);                     T* name, 16-byte aligned, size given at launch
 //
-//   CUDA names that work on both: threadIdx.x blockIdx.x blockDim.x gridDim.x, __syncthreads{,_or,_and,_count},
-//   __syncwarp,
-//   __ballot_sync, __any_sync, __all_sync, __shfl{,_up,_down,_xor}_sync (4- and 8-byte numbers), __match_any_sync,
-//   __popc{,ll},
-//   __ffs{,ll}, __clz{,ll}, __threadfence{,_block}, __ldg, atomicAdd/Sub/Min/Max/And/Or/Xor/Exch/CAS (int, unsigned,
-//   unsigned long long; atomicAdd also float and double, for planted bugs only), float2 float4 double2 int2 int4 uint2
-//   uint4 and make_*.
+// CUDA names that work on both:
+//   threadIdx.x blockIdx.x blockDim.x gridDim.x, __syncthreads{,_or,_and,_count}, __syncwarp
+//   __ballot_sync __any_sync __all_sync __match_any_sync, __shfl{,_up,_down,_xor}_sync (4- and 8-byte numbers)
+//   __popc{,ll} __ffs{,ll} __clz{,ll}, __threadfence{,_block}, __ldg
+//   atomicAdd/Sub/Min/Max/And/Or/Xor/Exch/CAS, on the types CUDA has (atomicAdd on floats for planted bugs only)
+//   float2 float4 double2 int2 int4 uint2 uint4, make_*
 //
-//   gpu::lane(), gpu::warp(), gpu::full_mask   position in the block; mask of all 32 lanes
-//   gpu::reduce_add/min/max(mask, x)           int or unsigned, over the lanes of mask; result in each of them
-//   gpu::warp_sum(x)                           all 32 lanes, fixed order, result in every lane
-//   gpu::warp_exclusive_sum(int)               all 32 lanes
-//   gpu::BlockScan<T, THREADS>                 SYMKERN_SHARED(typename Scan::Storage, s, 1);
-//                                              x = Scan::exclusive_sum(s[0], x, total); not a barrier: __syncthreads()
-//                                              before reuse
-//   gpu::async_copy16(shared, global), gpu::async_commit(), gpu::async_wait<N>()      then __syncthreads() to see
-//   others' copies gpu::to_tf32(x), gpu::mma_m16n8k8_tf32(c, a, b)     c += a b, per-lane fragments, see below
+// In kernels:
+//   gpu::lane(), gpu::warp(), gpu::full_mask        position in the block, mask of all 32 lanes
+//   gpu::reduce_add/min/max(mask, x)                int or unsigned, result in each lane of mask
+//   gpu::warp_sum(x), gpu::warp_exclusive_sum(int)  all 32 lanes, fixed order
+//   gpu::BlockScan<T, THREADS>                      SYMKERN_SHARED(typename Scan::Storage, s, 1);
+//                                                   x = Scan::exclusive_sum(s[0], x, total);
+//                                                   no barrier: __syncthreads() before s or other threads' data
+//   gpu::async_copy16(shared, global), gpu::async_commit(), gpu::async_wait<N>()
+//   gpu::to_tf32(x), gpu::mma_m16n8k8_tf32(c, a, b)  c += a b on per-lane fragments
 //
-//   Host side:
+// On the host:
 //   gpu::Stream, gpu::on_device, gpu::grid_for(items, block), gpu::check(error, what)
-//   gpu::launch(kernel<...>, blocks, threads, dynamic_shared_bytes, stream, args...)        the only way to start a
-//   kernel gpu::memset_async(p, byte, bytes, stream), gpu::copy_to_host(dst, src, bytes, stream)   the latter
-//   synchronises Device-wide, called twice as in CUB (temp == nullptr: only sets bytes), n 64-bit, outputs distinct
-//   from inputs: gpu::exclusive_sum / inclusive_sum(temp, bytes, in, out, n, stream) gpu::sort_pairs(temp, bytes,
-//   keys_in, keys_out, values_in, values_out, n, begin_bit, end_bit, stream)    stable gpu::sort_keys(temp, bytes,
-//   keys_in, keys_out, n, begin_bit, end_bit, stream) Define SYMKERN_GPU_NO_DEVICE_ALGORITHMS before including to leave
-//   these four out: CUB's templates take long to compile.
+//   gpu::launch(kernel<...>, blocks, threads, dynamic_shared_bytes, stream, args...)  the only way to start a kernel
+//   gpu::memset_async(p, byte, bytes, stream)
+//   gpu::symbol_address(variable)                  of a __device__ variable
+//   gpu::copy_to_host(dst, src, bytes, stream)      waits for the stream
+// Device-wide; called twice as in CUB (temp == nullptr: only sets bytes); n is 64-bit; outputs distinct from inputs:
+//   gpu::exclusive_sum, gpu::inclusive_sum(temp, bytes, in, out, n, stream)  summed in the type of out
+//   gpu::sort_pairs(temp, bytes, keys_in, keys_out, values_in, values_out, n, begin_bit, end_bit, stream)  stable
+//   gpu::sort_keys(temp, bytes, keys_in, keys_out, n, begin_bit, end_bit, stream)
+// Define SYMKERN_GPU_NO_DEVICE_ALGORITHMS before including to leave these out where nvcc's time matters.
 #pragma once
 
 #include <algorithm>
@@ -58,8 +59,7 @@
 #include "testing/simt.h"
 #endif
 
-// ----------------------------------------------------------------------------------------------------------
-// declarations
+// ---------- declarations
 
 #ifdef __CUDACC__
 #define SYMKERN_KERNEL [[maybe_unused]] static __global__ void
@@ -91,8 +91,7 @@ constexpr std::size_t portable_shared_limit = 64 * 1024;  // sm_75, the smallest
 SYMKERN_DEVICE int lane() { return static_cast<int>(threadIdx.x & 31u); }
 SYMKERN_DEVICE int warp() { return static_cast<int>(threadIdx.x >> 5); }
 
-// ------------------------------------------------------------------------------------------------------------- host
-// side
+// ---------- host side
 
 #ifdef __CUDACC__
 using Stream = cudaStream_t;
@@ -176,6 +175,18 @@ inline void memset_async(void* p, int byte, std::size_t bytes, [[maybe_unused]] 
 #endif
 }
 
+// Where a __device__ variable lives; on the host, the variable itself.
+template <class T>
+void* symbol_address(T& symbol) {
+#ifdef __CUDACC__
+  void* address = nullptr;
+  check(cudaGetSymbolAddress(&address, symbol), "cudaGetSymbolAddress");
+  return address;
+#else
+  return &symbol;
+#endif
+}
+
 // The one place where the host waits for the device.
 inline void copy_to_host(void* dst, const void* src, std::size_t bytes, [[maybe_unused]] Stream stream) {
 #ifdef __CUDACC__
@@ -255,8 +266,7 @@ void sort_keys(void* temp, std::size_t& bytes, const Key* keys_in, Key* keys_out
 #endif
 #endif  // SYMKERN_GPU_NO_DEVICE_ALGORITHMS
 
-// ----------------------------------------------------------------------------------------------------------- warp and
-// block
+// ---------- warp and block
 
 namespace detail {
 
@@ -360,8 +370,7 @@ struct BlockScan {
 #endif
 };
 
-// ------------------------------------------------------------------------------------------------------------- async
-// copies
+// ---------- async copies
 
 #ifndef __CUDACC__
 using simt::async_commit;
@@ -401,8 +410,7 @@ SYMKERN_DEVICE void async_wait() {
 }
 #endif
 
-// -------------------------------------------------------------------------------------------------------------- tensor
-// core
+// ---------- tensor core
 
 // Nearest tf32 value (10 explicit mantissa bits, ties away from zero), as a float.
 SYMKERN_DEVICE float to_tf32(float x) {

@@ -9,14 +9,13 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <stdexcept>
-#include <string>
 #include <tuple>
 #include <vector>
 
 #include "core/lattice.h"
 #include "core/workspace.h"
 #include "ops/neighbor_list_simd.h"
+#include "ops/neighbor_problem.h"
 
 namespace symkern {
 
@@ -29,21 +28,16 @@ inline Band make_band(double extent) {
   return {static_cast<float>(inside), static_cast<float>(outside)};
 }
 
-[[noreturn]] inline void throw_not_finite(int64_t atom) {
-  throw std::invalid_argument("positions must be finite, but atom " + std::to_string(atom) +
-                              " has a NaN or infinite coordinate");
-}
-
 struct Int4 {
   int32_t x, y, z, unused;
 };
 
 class NeighborGrid {
  public:
-  // positions: n atoms from global index `first`. Throws std::invalid_argument for input that is not finite.
+  // positions: n atoms from global index `first`; `structure` is named in errors.
   template <class T>
-  NeighborGrid(const T* positions, int64_t n, int64_t first, const Lattice& lattice, double cutoff)
-      : n_(n), lattice_(lattice) {
+  NeighborGrid(const T* positions, int64_t n, int64_t first, int64_t structure, const Lattice& lattice, double cutoff)
+      : n_(n), structure_(structure), lattice_(lattice) {
     Scratch scratch(n);
     wrap(positions, first, cutoff, scratch);
     number_images();
@@ -116,7 +110,7 @@ class NeighborGrid {
     if (any) home_shift_.resize(n_);
     for (int64_t i = 0; i < n_; ++i) {
       const Vec3 r = load_vec3(positions + 3 * i);
-      if (SYMKERN_UNLIKELY(!(std::isfinite(r.x) && std::isfinite(r.y) && std::isfinite(r.z)))) throw_not_finite(first + i);
+      if (SYMKERN_UNLIKELY(!(std::isfinite(r.x) && std::isfinite(r.y) && std::isfinite(r.z)))) throw_problem(Problem::not_finite, first + i);
       if (!any) {
         scratch.wrapped[i] = r;
         continue;
@@ -129,9 +123,7 @@ class NeighborGrid {
         w[k] = -std::floor(*parts[k]);
         *parts[k] += w[k];
         if (SYMKERN_UNLIKELY(std::fabs(w[k]) > 1e6)) {
-          throw std::invalid_argument("positions must be within 1e6 cells of the origin, but atom " +
-                                      std::to_string(first + i) + " is " + std::to_string(w[k]) +
-                                      " lattice vectors away; wrap it into the cell");
+          throw_problem(Problem::too_far, first + i);
         }
       }
       scratch.fraction[i] = f;
@@ -157,11 +149,11 @@ class NeighborGrid {
       image_low_[k] = lattice_.periodic[k] ? -static_cast<int32_t>(std::min(1e6, std::floor(1 + reach_[k]))) : 0;
       image_span_[k] = 1 - 2 * image_low_[k];
       count *= image_span_[k];
-      if (count > (int64_t{1} << 31)) throw_too_many_images();
+      if (count > (int64_t{1} << 31)) throw_problem(Problem::too_many_images, structure_);
     }
     image_bits_ = 0;
     while ((int64_t{1} << image_bits_) < count) ++image_bits_;
-    if ((static_cast<uint64_t>(n_) << image_bits_) > (uint64_t{1} << 32)) throw_too_many_images();
+    if ((static_cast<uint64_t>(n_) << image_bits_) > (uint64_t{1} << 32)) throw_problem(Problem::too_many_images, structure_);
 
     // Rank images by their shift, so that sorted keys list the images of an atom in lexicographic order.
     struct Image {
@@ -189,13 +181,6 @@ class NeighborGrid {
       image_rank_[images[rank].index] = static_cast<uint32_t>(rank);
     }
     home_rank_ = image_rank_[image_index(0, 0, 0)];
-  }
-
-  [[noreturn]] void throw_too_many_images() const {
-    throw std::length_error("cutoff is too large for the cell: one structure of " + std::to_string(n_) +
-                            " atoms needs more than 2^32 atom images (cutoff / cell heights = " +
-                            std::to_string(reach_[0]) + ", " + std::to_string(reach_[1]) + ", " +
-                            std::to_string(reach_[2]) + ")");
   }
 
   int64_t image_index(int32_t a, int32_t b, int32_t c) const {
@@ -228,7 +213,7 @@ class NeighborGrid {
       if (any) image_range(scratch.fraction[i], low, high);
       num_slots_ += int64_t{high[0] - low[0] + 1} * (high[1] - low[1] + 1) * (high[2] - low[2] + 1);
     }
-    if (num_slots_ > std::numeric_limits<int32_t>::max() - 64) throw_too_many_images();
+    if (num_slots_ > std::numeric_limits<int32_t>::max() - 64) throw_problem(Problem::too_many_images, structure_);
     const Vec3 middle = 0.5 * (corner + far);
     const double scale = 1 / cutoff;
     scratch.x = scratch.arena.allocate<float>(num_slots_);
@@ -339,6 +324,7 @@ class NeighborGrid {
   }
 
   int64_t n_;
+  int64_t structure_;
   Lattice lattice_;
   double reach_[3] = {0, 0, 0};
   int32_t image_low_[3] = {0, 0, 0}, image_span_[3] = {1, 1, 1};

@@ -1,5 +1,6 @@
 // All pairs within a cutoff, for batches of molecules and for large periodic systems. Formula: core/vec3.h
 // (pair_distance_sq). Host algorithm: neighbor_list_host.h. CUDA schedule: neighbor_list_cuda.cuh.
+#include "ops/neighbor_problem.h"
 #include "torch/shim.h"
 
 #include <cmath>
@@ -17,11 +18,6 @@ namespace {
 struct Edges {
   Tensor edge_index, shifts, row_ptr, ptr;
 };
-
-[[noreturn]] void throw_overflow(int64_t found, int64_t capacity) {
-  throw std::length_error("max_edges is too small: " + std::to_string(found) + " edges found, room for " +
-                          std::to_string(capacity));
-}
 
 // Everything that can be checked without reading data on the device.
 struct Checked {
@@ -81,7 +77,17 @@ Checked check_input(const Tensor& positions, double cutoff, const OptionalTensor
     }
     if (d == 2 && c.num_structures < 0) c.num_structures = pbc->size(0);
   }
+  if (!batch.has_value() && !ptr.has_value() && c.num_structures != 1 && (c.num_structures > 1 || c.num_atoms > 0)) {
+    bad_argument("cell describes ", c.num_structures, " structures, but there is no batch or ptr");
+  }
   return c;
+}
+
+// Labels far beyond the number of atoms are ids, not structure numbers; a ptr for them would only fill memory.
+void check_dense(int64_t structures, int64_t atoms) {
+  if (structures > 64 * atoms + 65536) {
+    bad_argument("batch names structure ", structures - 1, " of ", atoms, " atoms; symkern.sort_batch(batch) renumbers it");
+  }
 }
 
 #if !defined(__CUDACC__)
@@ -92,42 +98,30 @@ Tensor make_ptr(const Tensor& positions, const OptionalTensor& batch, const Opti
   if (ptr.has_value()) {
     const Tensor given = as_contiguous(*ptr);
     const int64_t* p = given.const_data_ptr<int64_t>();
-    if (p[0] != 0) bad_argument("ptr must start at 0, got ", p[0]);
+    if (p[0] != 0) throw_problem(Problem::ptr_start, 0, p[0]);
     for (int64_t b = 0; b < c.num_structures; ++b) {
-      if (p[b + 1] < p[b]) bad_argument("ptr must not decrease, but ptr[", b + 1, "] = ", p[b + 1], " < ", p[b]);
+      if (p[b + 1] < p[b]) throw_problem(Problem::ptr_decreases, b + 1, p[b + 1], p[b]);
     }
-    if (p[c.num_structures] != n) {
-      bad_argument("ptr must end at N = ", n, ", the number of atoms, got ", p[c.num_structures]);
-    }
+    if (p[c.num_structures] != n) throw_problem(Problem::ptr_end, c.num_structures, p[c.num_structures], n);
     return given;
   }
   if (!batch.has_value()) {
-    // one structure, or the B structures of a batched cell, of which only the first has atoms
-    if (c.num_structures > 1) bad_argument("cell has ", c.num_structures, " matrices, but there is no batch or ptr");
     Tensor out = empty({c.num_structures + 1}, ScalarType::Long, positions);
     int64_t* p = out.mutable_data_ptr<int64_t>();
     p[0] = 0;
-    if (c.num_structures == 0 && n > 0) bad_argument("cell has no matrix for ", n, " atoms");
-    if (c.num_structures == 1) p[1] = n;
+    for (int64_t s = 0; s < c.num_structures; ++s) p[s + 1] = n;
     return out;
   }
   const Tensor given = as_contiguous(*batch);
   const int64_t* b = given.const_data_ptr<int64_t>();
   for (int64_t i = 0; i < n; ++i) {
-    if (b[i] < 0) bad_argument("batch must not be negative, but batch[", i, "] = ", b[i]);
-    if (i > 0 && b[i] < b[i - 1]) {
-      bad_argument("batch must be sorted, but batch[", i, "] = ", b[i], " < batch[", i - 1, "] = ", b[i - 1],
-                   "; symkern.sort_batch(batch) returns the order that sorts it");
-    }
+    if (b[i] < 0) throw_problem(Problem::batch_negative, i, b[i]);
+    if (i > 0 && b[i] < b[i - 1]) throw_problem(Problem::batch_unsorted, i, b[i], b[i - 1]);
   }
   const int64_t needed = n > 0 ? b[n - 1] + 1 : 0;
   if (c.num_structures < 0) c.num_structures = needed;
-  if (needed > c.num_structures) {
-    bad_argument("batch names structure ", needed - 1, ", but cell and pbc describe only ", c.num_structures);
-  }
-  if (needed > 64 * n + 65536) {
-    bad_argument("batch names structure ", needed - 1, " of ", n, " atoms; symkern.sort_batch(batch) renumbers it");
-  }
+  if (needed > c.num_structures) throw_problem(Problem::batch_structure, n - 1, needed - 1, c.num_structures);
+  check_dense(c.num_structures, n);
   Tensor out = empty({c.num_structures + 1}, ScalarType::Long, positions);
   int64_t* p = out.mutable_data_ptr<int64_t>();
   int64_t i = 0;
@@ -161,7 +155,7 @@ void find_edges(const Tensor& positions, const Checked& c, double cutoff, const 
   out.row_ptr = empty({c.num_atoms + 1}, ScalarType::Long, positions);
   NeighborListHost<T> search(input, parallel);
   search.run(out.row_ptr.template mutable_data_ptr<int64_t>(), [&](int64_t found) {
-    if (max_edges >= 0 && found > max_edges) throw_overflow(found, max_edges);
+    if (max_edges >= 0 && found > max_edges) throw_problem(Problem::overflow, 0, found, max_edges);
     const int64_t room = max_edges >= 0 ? max_edges : found;
     out.edge_index = empty({2, room}, ScalarType::Long, positions);
     out.shifts = empty({c.has_cell ? room : 0, 3}, ScalarType::Int, positions);
@@ -176,6 +170,114 @@ void find_edges(const Tensor& positions, const Checked& c, double cutoff, const 
   });
 }
 
+#else
+
+// Problems of calls that did not synchronise wait here for one that does; one per device and process.
+__device__ unsigned long long sticky_status = neighbor_cuda::kNoProblem;
+
+int64_t value_at(const Tensor& t, int64_t index, gpu::Stream stream) {
+  int64_t value = 0;
+  gpu::copy_to_host(&value, t.const_data_ptr<int64_t>() + index, sizeof(value), stream);
+  return value;
+}
+
+// Reads the values that belong to a problem, and throws it.
+[[noreturn]] void explain(unsigned long long status, const Checked& c, const OptionalTensor& batch,
+                          const OptionalTensor& ptr, int64_t max_edges, gpu::Stream stream) {
+  const auto problem = static_cast<Problem>(status >> 48);
+  const int64_t index = static_cast<int64_t>(status & ((1ull << 48) - 1));
+  switch (problem) {
+    case Problem::ptr_start:
+      throw_problem(problem, index, value_at(*ptr, 0, stream));
+    case Problem::ptr_decreases:
+      throw_problem(problem, index, value_at(*ptr, index, stream), value_at(*ptr, index - 1, stream));
+    case Problem::ptr_end:
+      throw_problem(problem, index, value_at(*ptr, index, stream), c.num_atoms);
+    case Problem::batch_negative:
+      throw_problem(problem, index, value_at(*batch, index, stream));
+    case Problem::batch_unsorted:
+      throw_problem(problem, index, value_at(*batch, index, stream), value_at(*batch, index - 1, stream));
+    case Problem::batch_structure:
+      throw_problem(problem, index, value_at(*batch, index, stream), c.num_structures);
+    case Problem::overflow:
+      throw_problem(problem, 0, index, max_edges);
+    default:
+      throw_problem(problem, index);
+  }
+}
+
+struct StructureStart {
+  const int64_t* batch;  // nullptr: one structure
+  int64_t num_atoms;
+  int64_t* ptr;
+  SYMKERN_HD void operator()(int64_t b) const {
+    ptr[b] = batch != nullptr ? neighbor_cuda::bound(batch, num_atoms, b, false) : b == 0 ? 0 : num_atoms;
+  }
+};
+
+template <class T>
+void find_edges(const Tensor& positions, Checked& c, double cutoff, const OptionalTensor& batch_in,
+                const OptionalTensor& ptr_in, const OptionalTensor& cell, const OptionalTensor& pbc, int64_t pbc_mask,
+                bool full, bool self_loops, int64_t max_edges, Edges& out) {
+  const Launch launch(positions);
+  const gpu::Stream stream = launch.stream();
+  const auto dense = [](const OptionalTensor& t) { return t.has_value() ? OptionalTensor(as_contiguous(*t)) : std::nullopt; };
+  const Tensor r = as_contiguous(positions);
+  const OptionalTensor batch = dense(batch_in), ptr = dense(ptr_in), h = dense(cell), p = dense(pbc);
+  const neighbor_cuda::Input<T> input{r.const_data_ptr<T>(),
+                                      c.num_atoms,
+                                      data_or_null<int64_t>(batch),
+                                      data_or_null<int64_t>(ptr),
+                                      c.num_structures < 0 ? 0 : c.num_structures,
+                                      data_or_null<T>(h),
+                                      c.cell_per_structure,
+                                      data_or_null<bool>(p),
+                                      c.pbc_per_structure,
+                                      static_cast<int>(pbc_mask),
+                                      cutoff,
+                                      full,
+                                      self_loops};
+  std::vector<Tensor> scratch;
+  const auto memory = [&](size_t bytes) {
+    scratch.push_back(empty({static_cast<int64_t>(bytes)}, ScalarType::Byte, positions));
+    return scratch.back().mutable_data_ptr();
+  };
+  out.row_ptr = empty({c.num_atoms + 1}, ScalarType::Long, positions);
+  const auto allocate = [&](int64_t room) {
+    out.edge_index = empty({2, room}, ScalarType::Long, positions);
+    out.shifts = empty({c.has_cell ? room : 0, 3}, ScalarType::Int, positions);
+    int64_t* senders = out.edge_index.template mutable_data_ptr<int64_t>();
+    return neighbor_cuda::Output{senders, senders + room,
+                                 c.has_cell ? out.shifts.template mutable_data_ptr<int32_t>() : nullptr};
+  };
+  // Only a batch without ptr hides the number of structures, which is a shape of the result.
+  const bool synchronise = max_edges < 0 || c.num_structures < 0;
+  auto* sticky = static_cast<unsigned long long*>(gpu::symbol_address(sticky_status));
+  const neighbor_cuda::Summary summary = neighbor_cuda::find_edges(
+      input, max_edges, synchronise, memory, sticky, out.row_ptr.template mutable_data_ptr<int64_t>(), allocate, stream);
+  if (synchronise) {
+    if (summary.status != neighbor_cuda::kNoProblem) explain(summary.status, c, batch, ptr, max_edges, stream);
+    if (summary.sticky != neighbor_cuda::kNoProblem) {
+      gpu::memset_async(sticky, 0xff, sizeof(*sticky), stream);
+      try {
+        const int64_t index = static_cast<int64_t>(summary.sticky & ((1ull << 48) - 1));
+        throw_problem(static_cast<Problem>(summary.sticky >> 48), index, index, index - 1);
+      } catch (const std::invalid_argument& error) {
+        bad_argument("an earlier neighbor_list with max_edges, which did not synchronise, failed: ", error.what());
+      }
+    }
+    if (c.num_structures < 0) c.num_structures = summary.last_structure + 1;
+    check_dense(c.num_structures, c.num_atoms);
+  }
+  if (ptr.has_value()) {
+    out.ptr = *ptr;
+  } else {
+    out.ptr = empty({c.num_structures + 1}, ScalarType::Long, positions);
+    launch.for_each(c.num_structures + 1, 0,
+                    StructureStart{data_or_null<int64_t>(batch), c.num_atoms, out.ptr.template mutable_data_ptr<int64_t>()});
+  }
+}
+
 #endif
 
 // -> edge_index (2, E), shifts (E, 3) or (0, 3) without a cell, row_ptr (N + 1), ptr (B + 1)
@@ -186,14 +288,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> neighbor_list(const Tensor& positions
                                                          int64_t max_edges) {
   Checked c = check_input(positions, cutoff, batch, ptr, cell, pbc, max_edges);
   Edges out;
-#if defined(__CUDACC__)
-  find_edges_cuda(positions, c, cutoff, batch, ptr, cell, pbc, pbc_mask, full, self_loops, max_edges, out);
-#else
+#if !defined(__CUDACC__)
   out.ptr = make_ptr(positions, batch, ptr, c);
-  dispatch_float(positions.scalar_type(), [&](auto zero) {
-    find_edges<decltype(zero)>(positions, c, cutoff, cell, pbc, pbc_mask, full, self_loops, max_edges, out);
-  });
 #endif
+  dispatch_float(positions.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+#if defined(__CUDACC__)
+    find_edges<T>(positions, c, cutoff, batch, ptr, cell, pbc, pbc_mask, full, self_loops, max_edges, out);
+#else
+    find_edges<T>(positions, c, cutoff, cell, pbc, pbc_mask, full, self_loops, max_edges, out);
+#endif
+  });
   return {out.edge_index, out.shifts, out.row_ptr, out.ptr};
 }
 

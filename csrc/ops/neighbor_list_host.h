@@ -10,8 +10,6 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
-#include <stdexcept>
-#include <string>
 #include <vector>
 
 #include "core/lattice.h"
@@ -19,6 +17,7 @@
 #include "core/workspace.h"
 #include "ops/neighbor_grid.h"
 #include "ops/neighbor_list_simd.h"
+#include "ops/neighbor_problem.h"
 
 namespace symkern {
 
@@ -45,10 +44,7 @@ struct NeighborInput {
   Lattice lattice_of(int64_t b) const {
     const T* rows = cell == nullptr ? nullptr : cell + (cell_per_structure ? 9 * b : 0);
     const Lattice lattice = make_lattice(rows ? load_mat3(rows) : Mat3{{0, 0, 0}, {0, 0, 0}, {0, 0, 0}}, pbc_of(b));
-    if (!lattice.valid) {
-      throw std::invalid_argument("cell must have finite, linearly independent vectors along periodic directions, but "
-                                  "the cell of structure " + std::to_string(b) + " is singular");
-    }
+    if (!lattice.valid) throw_problem(Problem::cell_singular, b);
     return lattice;
   }
   Keep keep() const {
@@ -149,7 +145,7 @@ class NeighborListHost {
     }
     if (SYMKERN_UNLIKELY(!finite)) {
       for (int64_t i = 0; i < 3 * n; ++i) {
-        if (!std::isfinite(r[i])) throw_not_finite(first + i / 3);
+        if (!std::isfinite(r[i])) throw_problem(Problem::not_finite, first + i / 3);
       }
     }
     for (int64_t i = n; i < padded; ++i) x[i] = y[i] = z[i] = 0;
@@ -192,7 +188,7 @@ class NeighborListHost {
   void find_grid(int64_t b, bool alone) {
     const int64_t first = in_.ptr[b];
     const T* r = positions(b);
-    grids_[b] = std::make_unique<NeighborGrid>(r, size(b), first, in_.lattice_of(b), in_.cutoff);
+    grids_[b] = std::make_unique<NeighborGrid>(r, size(b), first, b, in_.lattice_of(b), in_.cutoff);
     const NeighborGrid& grid = *grids_[b];
     const auto body = [&](int64_t begin, int64_t end) { find_rows(grid, r, first, begin, end, new_arena()); };
     if (alone) {

@@ -19,7 +19,7 @@ void meet_block(const char* what, void* slot, Resolve resolve, Where where, bool
   if (block.alive < state().threads)
     fail(name(self) + ": " + what + " at " + text(where) + ", but " + std::to_string(state().threads - block.alive) +
          " threads of the block have exited");
-  if (block.arrived > 0 && (block.barrier != what || !same(block.where, where)))
+  if (block.arrived > 0 && (std::strcmp(block.barrier, what) != 0 || !same(block.where, where)))
     fail(name(self) + ": divergent, " + what + " at " + text(where) + " while " + std::to_string(block.arrived) +
          " threads of the block wait at " + block.barrier + ", " + text(block.where));
   block.barrier = what;
@@ -53,7 +53,7 @@ void meet_warp(const char* what, unsigned mask, void* slot, Resolve resolve, Whe
   // deadlock.
   auto meeting = std::find_if(warp.open.begin(), warp.open.end(), [&](const Meeting& m) { return m.mask == mask; });
   if (meeting == warp.open.end()) meeting = warp.open.insert(meeting, Meeting{what, where, mask, 0, {}});
-  if (meeting->what != what || !same(meeting->where, where))
+  if (std::strcmp(meeting->what, what) != 0 || !same(meeting->where, where))
     fail(here() + ", divergent: others wait at " + meeting->what + ", " + text(meeting->where));
   meeting->slots[lane] = slot;
   meeting->arrived |= 1u << lane;
@@ -170,8 +170,7 @@ void claim_scan_storage(const void* storage, int scan_threads) {
   self.scans.push_back(storage);
 }
 
-// ----------------------------------------------------------------------------------------------------------------
-// memory
+// ---------- memory
 
 void* shared_memory(const void* key, std::size_t bytes) {
   InRuntime guard;

@@ -1,9 +1,10 @@
 // The race checker: kernels are compiled with -fsanitize=thread, but its calls end here instead of in libtsan, which
 // knows nothing of barriers among fibers. Two accesses to the same byte, at least one of them a write and not both
 // atomic, are a race unless ordered
-//   within a thread; within a block by a block barrier between them (epochs); within a warp by __syncwarp (vector
-//   clocks; votes and shuffles order no memory, nor does a block scan); otherwise by: access, __threadfence(), atomic
-//   on x ... atomic on x, __threadfence(), access (knowledge, below).
+//   - within a thread,
+//   - within a block by a block barrier between them (epochs); a block scan is none,
+//   - within a warp by __syncwarp (vector clocks); votes and shuffles order no memory,
+//   - anywhere by: access, __threadfence(), atomic on x ... atomic on x, __threadfence(), access (knowledge).
 // Reads of shared memory that nobody wrote are reported as well.
 #include "testing/race.h"
 
@@ -103,8 +104,7 @@ Granule& granule(std::uintptr_t address) {
   return (*recent.second)[address % page_bytes / 4];
 }
 
-// ----------------------------------------------------------------------------------------------------------------
-// reports
+// ---------- reports
 
 std::string line_of(std::uint32_t pc) {
   char command[128], line[512];
@@ -137,8 +137,7 @@ std::string describe(const Stamp& s) {
   fail("race checker: " + std::string(where) + ": " + describe(now) + ", unordered with: " + describe(before));
 }
 
-// ------------------------------------------------------------------------------------------------------------- the
-// check
+// ---------- the check
 
 bool ordered(const Stamp& before, const Stamp& now, const Block& block) {
   if (before.kind == Kind::none) return true;
@@ -290,8 +289,7 @@ void shared_ends(const void* p, std::size_t bytes) {
 
 }  // namespace symkern::simt::race
 
-// ------------------------------------------------------------------------------------------------ what the compiler
-// calls
+// ---------- what the compiler calls
 
 namespace {
 

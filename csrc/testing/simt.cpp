@@ -56,8 +56,7 @@ std::uint64_t draw() {
 
 bool one_in(unsigned n) { return config().order == Order::random && draw() % n == 0; }
 
-// ----------------------------------------------------------------------------------------------------------------
-// reports
+// ---------- reports
 
 std::string text(const Where& where) {
   const std::string file = where.file_name();
@@ -97,8 +96,7 @@ std::string deadlock_report() {
 
 }  // namespace
 
-// ---------------------------------------------------------------------------------------------------------------
-// switching
+// ---------- switching
 
 void to_scheduler(bool for_good) {
   State& s = state();
@@ -159,8 +157,7 @@ Fiber* next() {
   return fiber;
 }
 
-// ---------------------------------------------------------------------------------------------------------- life of a
-// block
+// ---------- life of a block
 
 void fill(void* data, std::size_t bytes) {
   const Config& c = config();
@@ -287,8 +284,7 @@ void preempt() {
   yield();
 }
 
-// ----------------------------------------------------------------------------------------------------------
-// configuration
+// ---------- configuration
 
 std::string Config::name() const {
   if (order == Order::random) return "random order, seed " + std::to_string(seed);
@@ -310,6 +306,7 @@ Config& config() {
 }
 
 std::vector<Config> orders(int random_seeds) {
+  if (std::getenv("SYMKERN_SIMT_ORDER") != nullptr) return {config()};  // to repeat one run of a failed test
   std::vector<Config> all(2, config());
   all[0].order = Order::forward;
   all[1].order = Order::reverse;
@@ -321,8 +318,7 @@ std::vector<Config> orders(int random_seeds) {
   return all;
 }
 
-// --------------------------------------------------------------------------------------------------------------
-// scheduler
+// ---------- scheduler
 
 void launch(std::int64_t blocks, int threads, std::size_t shared_bytes, void (*run)(const void*), const void* kernel) {
   State& s = state();

@@ -1,7 +1,7 @@
 // CUDA's thread model on the host, to run GPU schedules without a GPU and to find their bugs. Every CUDA thread is a
 // fiber of one host thread; fibers switch only at collectives, atomics and (race checker) memory accesses, in an order
-// drawn from Config. Included by core/gpu.h; tests use Config, with() and for_orders() from here, everything else
-// through gpu.h.
+// drawn from Config. Launches are synchronous; only one host thread may launch. Included by core/gpu.h; tests use
+// Config, with() and for_orders() from here, everything else through gpu.h.
 #pragma once
 
 #include <algorithm>
@@ -31,8 +31,7 @@ inline symkern::simt::Index threadIdx, blockIdx, blockDim, gridDim;
 
 namespace symkern::simt {
 
-// --------------------------------------------------------------------------------------------------------- for the
-// tests
+// ---------- for the tests
 
 enum class Order { forward, reverse, random };
 
@@ -46,7 +45,7 @@ struct Config {
 };
 
 // The configuration of the next launches. Starts from SYMKERN_SIMT_ORDER (forward, reverse, random) and
-// SYMKERN_SIMT_SEED.
+// SYMKERN_SIMT_SEED; if the former is set, orders() returns nothing else, to repeat one run of a failed test.
 Config& config();
 
 template <class F>
@@ -74,8 +73,7 @@ void for_orders(F&& run, int random_seeds = 5) {
   }
 }
 
-// ------------------------------------------------------------------------------------------------------------ for
-// gpu.h
+// ---------- for gpu.h
 
 void launch(std::int64_t blocks, int threads, std::size_t shared_bytes, void (*run)(const void*), const void* kernel);
 
@@ -184,8 +182,7 @@ T from_bits(std::uint64_t bits) {
 
 }  // namespace symkern::simt
 
-// ----------------------------------------------------------------------------------------------- CUDA's names, for
-// kernels
+// ---------- CUDA's names, for kernels
 
 #define SYMKERN_SIMT_WHERE symkern::simt::Where where = symkern::simt::Where::current()
 

@@ -8,8 +8,7 @@
 
 namespace symkern::schedules {
 
-// ------------------------------------------------------------------------------------- pairs closer than a cutoff,
-// count-scan-fill
+// ---------- pairs closer than a cutoff, count-scan-fill
 
 // One predicate for count and fill, with explicit fma: both kernels decide alike.
 SYMKERN_DEVICE bool is_pair(const float* x, int i, int j, float cutoff2) {
@@ -45,8 +44,7 @@ SYMKERN_KERNEL SYMKERN_BOUNDS(pair_threads)
   }
 }
 
-// ------------------------------------------------------------------------------------------------- nearest neighbor,
-// tiled
+// ---------- nearest neighbor, tiled
 
 constexpr int nearest_threads = 64, nearest_tile = 64;
 
@@ -92,8 +90,7 @@ SYMKERN_KERNEL SYMKERN_BOUNDS(nearest_threads)
   if (i < queries) index[i] = best_index;
 }
 
-// ------------------------------------------------------------------------------------------- compaction with a block
-// scan
+// ---------- compaction with a block scan
 
 constexpr int compact_threads = 128;
 
@@ -120,8 +117,7 @@ SYMKERN_KERNEL SYMKERN_BOUNDS(compact_threads) compact(const int* in, int n, int
   if (thread == 0) count[0] = base[0];
 }
 
-// --------------------------------------------------------------------------------------------------- matrix product in
-// tf32
+// ---------- matrix product in tf32
 
 // One warp per 16x8 tile of c = a b, row-major; rows and columns beyond the matrices count as zero.
 SYMKERN_KERNEL SYMKERN_BOUNDS(32) product(const float* a, const float* b, float* c, int rows, int columns, int depth) {
@@ -142,8 +138,7 @@ SYMKERN_KERNEL SYMKERN_BOUNDS(32) product(const float* a, const float* b, float*
   }
 }
 
-// -------------------------------------------------------------------------------------------------------- sum, last
-// block
+// ---------- sum, last block
 
 constexpr int sum_threads = 64;
 

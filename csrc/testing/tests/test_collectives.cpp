@@ -18,7 +18,7 @@ std::vector<int> some_numbers(int n) {
   return x;
 }
 
-// ------------------------------------------------------------------------------------------------------------ shuffles
+// ---------- shuffles
 
 template <class T>
 SYMKERN_KERNEL shuffles(const int* in, T* out) {
@@ -66,7 +66,7 @@ void test_shuffles() {
   });
 }
 
-// ------------------------------------------------------------------------------------------- votes, reductions, scans
+// ---------- votes, reductions, scans
 
 SYMKERN_KERNEL votes(const int* in, int* out) {
   const int x = in[threadIdx.x];
@@ -174,7 +174,7 @@ void test_block_scan() {
   });
 }
 
-// ------------------------------------------------------------------------------------------------------------- atomics
+// ---------- atomics
 
 SYMKERN_KERNEL atomics(int* i, unsigned* u, unsigned long long* l, unsigned* owners) {
   const int t = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
@@ -205,7 +205,7 @@ void test_atomics() {
   });
 }
 
-// --------------------------------------------------------------------------------------------------------------- tf32
+// ---------- tf32
 
 SYMKERN_KERNEL round_all(const float* in, float* out) { out[threadIdx.x] = gpu::to_tf32(in[threadIdx.x]); }
 
@@ -254,7 +254,7 @@ void test_one_hot() {
       CHECK_EQUAL(result[block * 128 + i], i / 8 == block / 64 && i % 8 == block % 8 ? 16.0f : 1.0f);
 }
 
-// -------------------------------------------------------------------------------------------------------------- limits
+// ---------- limits
 
 SYMKERN_KERNEL nothing() {}
 
@@ -262,7 +262,7 @@ SYMKERN_KERNEL dynamic(int* out) {
   SYMKERN_DYNAMIC_SHARED(int, all);
   for (unsigned i = threadIdx.x; i < 16 * 1024; i += blockDim.x) all[i] = static_cast<int>(i);
   __syncthreads();
-  out[threadIdx.x] = all[16 * 1024 - 1 - threadIdx.x];
+  out[blockIdx.x * blockDim.x + threadIdx.x] = all[16 * 1024 - 1 - threadIdx.x];
 }
 
 template <class F>
@@ -289,7 +289,7 @@ void test_launches() {
   CHECK_EQUAL(gpu::grid_for(65, 64), 2);
   CHECK_EQUAL(gpu::grid_for(std::int64_t{1} << 40, 64, 100), 100);
 
-  Buffer<int> out(threads);
+  Buffer<int> out(2 * threads);
   gpu::launch(dynamic, 2, threads, gpu::portable_shared_limit, nullptr, out.data());  // more than is allowed unasked
   CHECK_EQUAL(out.to_host()[1], 16 * 1024 - 2);
 }

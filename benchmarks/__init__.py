@@ -1,0 +1,1 @@
+"""Timings of symkern beside its peers; see README.md."""
