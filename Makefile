@@ -2,7 +2,7 @@
 #   make demo   set up from nothing and run the main job      make test   set up and run the tests
 #   make lint   ruff, mypy, clang-format                      make asan   ASan + UBSan over core, ops and the SIMT shim
 #   make bench  timings beside the peers                      make wheel  a wheel, installed and tried in a fresh venv
-#   make docs   check that the documentation's code runs      make build  just compile, in place
+#   make docs   run the documentation's code, build the site  make build  just compile, in place
 SHELL := /bin/bash
 PYTHON ?= python3
 JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
@@ -44,8 +44,10 @@ bench: build $(VENV)/bench
 wheel: $(VENV)/ready
 	bash scripts/wheel.sh
 
-docs: build
+docs: build $(VENV)/docs
 	$(PY) -m pytest python_tests/test_docs.py $(ARGS)
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+	@echo "the site is in site/index.html"
 
 build: $(VENV)/ready
 	@scripts/build.sh $(BUILD) $(CUDA) $(JOBS)
@@ -55,6 +57,10 @@ $(VENV)/ready: requirements/dev.txt scripts/setup.sh
 
 $(VENV)/bench: requirements/bench.txt $(VENV)/ready
 	$(PY) -m pip install -q -r requirements/bench.txt
+	@touch $@
+
+$(VENV)/docs: requirements/docs.txt $(VENV)/ready
+	$(PY) -m pip install -q -r requirements/docs.txt
 	@touch $@
 
 clean:

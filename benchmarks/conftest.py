@@ -1,7 +1,7 @@
-"""pytest-benchmark drives; one benchmark is one comparison, one of its rounds is one interleaved round of all contestants.
+"""pytest-benchmark drives: a benchmark is a comparison, and one round of it an interleaved round of all contestants.
 
-    python -m pytest benchmarks            full run, writes results/<machine>.{json,md}
-    python -m pytest benchmarks --quick    about a minute; like every partial run it writes to build/bench/ only
+python -m pytest benchmarks            full run, writes results/<machine>.{json,md}
+python -m pytest benchmarks --quick    about a minute; like every partial run it writes to build/bench/ only
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def compare(benchmark: Any, quick: bool) -> Callable[..., list[Row]]:
     ) -> list[Row]:
         measured = contest.rates(threads, quick)
         race = Race({entry.name: entry.call for entry in entries})
-        rounds = rounds_within(1 if quick else 8, race.calibrate(), most=most)
+        rounds = rounds_within(0.5 if quick else 8, race.calibrate(), 3 if quick else 7, most)
         benchmark.pedantic(race.round, rounds=rounds, iterations=1)
         made = contest.rows(entries, race, op, system, threads, work, measured, note)
         # into pytest-benchmark's own file (--benchmark-json), with every sample

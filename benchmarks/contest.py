@@ -51,16 +51,25 @@ def rows(
     work: Work,
     measured: tuple[float, float],
     note: str = "",
+    isa: str | None = None,
 ) -> list[Row]:
-    """One row per contestant; the first is symkern, to which ratios and targets refer."""
-    unit, scale = ("µs", 1e6) if median_and_iqr(race.samples[entries[0].name])[0] < 1e-3 else ("ms", 1e3)
+    """One row per contestant; the first is symkern, to which ratios and targets refer.
+
+    `isa` is given for a GPU, where everyone runs on the same and pages are the driver's business.
+    """
     made = []
-    base = None
+    base: float | None = None
     for entry in entries:
         median, iqr = median_and_iqr(race.samples[entry.name])
+        unit, scale = ("µs", 1e6) if median < 1e-3 else ("ms", 1e3)
         ratio = None if base is None else median / base
         base = base or median
         fresh = entry.output == "fresh"
+        target, kind, reached = None, None, None
+        if entry.target is not None:
+            target, kind, reached = entry.target, "at_least", ratio
+        elif entry.limit is not None:
+            target, kind, reached = entry.limit * scale, "at_most", median * scale
         made.append(
             Row(
                 op,
@@ -68,23 +77,23 @@ def rows(
                 entry.who,
                 entry.form,
                 threads,
-                machine.isa() if entry.who == OURS else "-",
+                isa or (machine.isa() if entry.who == OURS else "-"),
                 entry.dtype,
                 entry.output,
-                machine.pages(entry.who == OURS, int(work.block)) if fresh else "-",
+                machine.pages(entry.who == OURS, int(work.block)) if fresh and isa is None else "-",
                 unit,
                 median * scale,
                 iqr * scale,
                 len(race.samples[entry.name]),
                 race.inner[entry.name],
                 ratio=ratio,
-                bytes=float(work.bytes),
-                flops=float(work.flops),
+                bytes=float(work.bytes) or None,  # none where there is hardly anything to do
+                flops=float(work.flops) or None,
                 copy_gbs=measured[0],
                 matmul_gflops=measured[1],
-                target=entry.target,
-                target_kind=None if entry.target is None else "at_least",
-                reached=None if entry.target is None else ratio,
+                target=target,
+                target_kind=kind,
+                reached=reached,
                 note=note,
             )
         )

@@ -25,7 +25,6 @@ MILLION = 1_000_000
 def run(name: str, threads: int, quick: bool, **environment: str) -> list[Row]:
     """Start this module with `environment` and read its rows."""
     command = [sys.executable, "-m", "benchmarks.isolated", name, "--threads", str(threads)]
-    # the process limits its threads from the start, so that no pool of all cores exists
     variables = {**os.environ, "PYTHONPATH": str(machine.ROOT), **environment}
     done = subprocess.run(
         command + ["--quick"] * quick, cwd=machine.ROOT, env=variables, capture_output=True, text=True
@@ -66,8 +65,7 @@ def million(threads: int, quick: bool) -> list[Row]:
     for _ in range(rounds_within(5 if quick else 15, seconds, least=3, most=15)):
         race.round()
     per_atom = [
-        median_and_iqr(race.samples[name])[0] / system.atoms
-        for name, system in zip(names, (large, small), strict=True)
+        median_and_iqr(race.samples[name])[0] / system.atoms for name, system in zip(names, (large, small), strict=True)
     ]
     race.samples = {entries[0].name: race.samples["large"]}
     race.inner = {entries[0].name: race.inner["large"]}

@@ -27,6 +27,7 @@ class Entry:
 
     Attributes:
         target: how many times faster symkern has to be; None where nothing was promised.
+        limit: seconds that this contestant itself may take, where that was promised.
         edges: turns the result into edges, for the check before timing.
     """
 
@@ -36,6 +37,7 @@ class Entry:
     dtype: str = "float32"
     output: str = "fresh"
     target: float | None = None
+    limit: float | None = None
     edges: Callable[[Any], Edges] | None = None
 
     @property
@@ -151,9 +153,7 @@ def ase(system: System) -> Entry:
     from ase.neighborlist import neighbor_list
 
     assert system.cell is not None
-    atoms = Atoms(
-        numbers=[1] * system.atoms, positions=system.positions.numpy(), cell=system.cell.numpy(), pbc=True
-    )
+    atoms = Atoms(numbers=[1] * system.atoms, positions=system.positions.numpy(), cell=system.cell.numpy(), pbc=True)
     return Entry(
         "ase",
         "ijS",

@@ -7,6 +7,7 @@ python_tests/test_benchmarks.py applies it to every file in results/.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -112,9 +113,15 @@ def problems(result: Any) -> list[str]:
             if row["median"] <= 0 or row["iqr"] < 0 or row["repeats"] < 1:
                 wrong.append(f"row {number}: median, iqr or repeats out of range")
         found += wrong
-    if any("/" in str(result.get(key, "")) for key in ("machine", "model")):
-        found.append("machine and model must not hold paths")
-    return found
+    return found + [f"a path: {text!r}" for text in _strings(result) if re.search(r"(^|[\s:=])/\w", text)]
+
+
+def _strings(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return [text for item in value for text in _strings(item)]
+    return [value] if isinstance(value, str) else []
 
 
 def _types(where: str, value: dict[str, Any], fields: dict[str, tuple[type, ...]]) -> list[str]:
@@ -123,9 +130,7 @@ def _types(where: str, value: dict[str, Any], fields: dict[str, tuple[type, ...]
     wrong = [f"{where}: {key} is missing" for key in fields if key not in value]
     wrong += [f"{where}: {key} is unknown" for key in value if key not in fields]
     for key, types in fields.items():
-        if key in value and (
-            not isinstance(value[key], types) or (isinstance(value[key], bool) and bool not in types)
-        ):
+        if key in value and (not isinstance(value[key], types) or (isinstance(value[key], bool) and bool not in types)):
             wrong.append(f"{where}: {key} is {value[key]!r}")
     return wrong
 
@@ -167,7 +172,7 @@ def _headline(result: dict[str, Any]) -> str:
     peers = ", ".join(f"{name} {version}" for name, version in result["peers"].items() if version)
     state = " with local changes (not a clean commit)" if result["dirty"] else ""
     parts = [
-        f"{result['model']}, {result['cores']} {'cores' if result['device'] == 'cpu' else 'CPU cores'}, {result['isa']}",
+        f"{result['model']}, {result['cores']} CPU cores, {result['isa']}",
         f"driver {result['driver']}, CUDA {result['cuda']}" if result["driver"] else f"huge pages: {result['thp']}",
         f"torch {result['torch']}",
         f"peers: {peers}" if peers else "no peers",
@@ -180,7 +185,7 @@ def _headline(result: dict[str, Any]) -> str:
 def _table(rows: list[dict[str, Any]]) -> list[str]:
     header = [
         *("system", "who", "threads", "ISA", "dtype", "output", "median", "IQR", "n"),
-        *("x symkern", "target", "reached", "met", "of copy rate", "of matmul rate", "note"),
+        *("x symkern", "target", "reached", "met", "of copy rate (GB/s)", "of matmul rate (GFLOP/s)", "note"),
     ]
     cells = [[_cell(row, column) for column in header] for row in rows]
     used = [k for k, name in enumerate(header) if name in ("system", "who", "median") or any(c[k] for c in cells)]
@@ -210,9 +215,9 @@ def _cell(row: dict[str, Any], column: str) -> str:
             return "" if row["target"] is None else f"{_short(row['reached'])}{_unit(row, unit)}"
         case "met":
             return {True: "met", False: "**not met**", None: ""}[row["met"]]
-        case "of copy rate":
+        case "of copy rate (GB/s)":
             return _share(row, "bytes", "copy_gbs")
-        case "of matmul rate":
+        case "of matmul rate (GFLOP/s)":
             return _share(row, "flops", "matmul_gflops")
     return str(row[column])
 

@@ -24,9 +24,7 @@ class Race:
         inner: calls per sample.
     """
 
-    def __init__(
-        self, calls: Mapping[str, Callable[[], Any]], clock: Callable[[], float] = time.perf_counter
-    ) -> None:
+    def __init__(self, calls: Mapping[str, Callable[[], Any]], clock: Callable[[], float] = time.perf_counter) -> None:
         self.calls = dict(calls)
         self.clock = clock
         self.samples: dict[str, list[float]] = {name: [] for name in calls}

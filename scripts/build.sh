@@ -11,5 +11,9 @@ if ! [ -f "$directory/build.ninja" ] || [ "$(cat "$directory/options" 2>/dev/nul
   cmake -S . -B "$directory" "${options[@]}"
   echo "${options[*]}" >"$directory/options"
 fi
-cmake --build "$directory" -j "$jobs" | { grep -vE '^ninja: no work to do|^\[' || true; }
+if [ -n "${VERBOSE_LOG:-}" ]; then
+  cmake --build "$directory" -j "$jobs" >"$VERBOSE_LOG" 2>&1 || { grep -E 'error|FAILED' "$VERBOSE_LOG"; exit 1; }
+else
+  cmake --build "$directory" -j "$jobs" | { grep -vE '^ninja: no work to do|^\[' || true; }
+fi
 cmake --install "$directory" --prefix "${PREFIX:-.}" >/dev/null

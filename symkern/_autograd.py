@@ -1,4 +1,4 @@
-"""The one place that ties gradients to ops, so that the mechanism can be swapped.
+"""The one place that ties gradients and fake kernels to ops, so that the mechanism can be swapped.
 
 Mechanism: ``torch.library.register_autograd``. It makes an op differentiable wherever it is called (eager, under
 ``torch.compile``, from another op's backward), and ``opcheck`` can verify it. A derivative is itself an op with its own
@@ -8,10 +8,17 @@ registration: a ladder that ends in an op without one, which then says so.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def fake(op: str) -> Callable[[_F], _F]:
+    """Decorator: what ``symkern::op`` returns for tensors without data (shapes, dtypes, devices), for tracing."""
+    return cast(Callable[[_F], _F], torch.library.register_fake(f"symkern::{op}"))
 
 
 def differentiable(

@@ -63,7 +63,9 @@ def check_files(path: Path, build: dict[str, str], hint: str) -> str | None:
         return f"found no {path.name} in {path.parent}, expected it there; {hint}"
     found = build.get("version", "an unknown version")
     if found != __version__:
-        return f"found {path.name} of symkern {found}, expected {__version__}; a stale build was left behind: {_REBUILD}"
+        return (
+            f"found {path.name} of symkern {found}, expected {__version__}; a stale build was left behind: {_REBUILD}"
+        )
     return None
 
 
@@ -96,10 +98,15 @@ def _load_cuda() -> LibraryStatus:
     else:
         problem = (
             check_files(path, build, "build it where nvcc is found, with SYMKERN_CUDA=ON")
-            or check_driver(torch._C._cuda_getDriverVersion(), build["cuda"])
+            or check_driver(_driver(), build["cuda"])
             or _load(path)
         )
     return LibraryStatus(path, build, problem)
+
+
+def _driver() -> int:
+    version: int = torch._C._cuda_getDriverVersion()  # type: ignore[attr-defined]  # absent from CPU-only torch
+    return version
 
 
 def op_names() -> list[str]:

@@ -52,7 +52,7 @@ def _demo(parser: argparse.ArgumentParser) -> Run:
         from symkern.demo import run as demo
 
         try:
-            files = data.find(args.data)
+            files = data.load(args.data)
             args.out.mkdir(parents=True, exist_ok=True)
             return demo.run(files, args.out, quick=args.quick)
         except data.DataError as error:

@@ -12,7 +12,6 @@ import os
 import pickle
 import zipfile
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,9 +123,10 @@ def _is_known(file: Path) -> bool:
 def _from_archive(path: Path) -> Structures:
     try:
         # pickled objects could run code: never
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, Mapping):
-                raise DataError(f"{path}: a bare array, expected an .npz archive")
+        opened = np.load(path, allow_pickle=False)
+        if not isinstance(opened, np.lib.npyio.NpzFile):
+            raise DataError(f"{path}: a bare array, expected an .npz archive")
+        with opened as archive:
             keys = set(archive.keys())
             frames = sorted(key for key in keys if key.endswith("_pos"))
             wanted = {"z", "pos"} if "pos" in keys else {"z", *frames}

@@ -40,13 +40,13 @@ class HostNeighbors:
     @property
     def vectors(self) -> NDArray[np.float64]:
         sender, receiver = self.edge_index
-        vectors = self._positions[sender] - self._positions[receiver]
+        vectors: NDArray[np.float64] = self._positions[sender] - self._positions[receiver]
         if self._cell is not None:
             if self._cell.ndim == 2:
-                vectors += self.shifts @ self._cell
+                vectors = vectors + self.shifts @ self._cell
             else:
                 structure = np.searchsorted(self._ptr, receiver, side="right") - 1
-                vectors += np.einsum("ek,ekc->ec", self.shifts, self._cell[structure])
+                vectors = vectors + np.einsum("ek,ekc->ec", self.shifts, self._cell[structure])
         return vectors
 
     @property

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from symkern import _library as _library
+
+_T = TypeVar("_T")
+
+
+class _Lazy(Generic[_T]):
+    """`functools.cached_property` without its lock (Python < 3.12), which torch.compile cannot trace."""
+
+    def __init__(self, compute: Callable[[Any], _T]) -> None:
+        self._compute, self.__doc__ = compute, compute.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, graph: Any, owner: type | None = None) -> _T:
+        if graph is None:
+            return self  # type: ignore[return-value]
+        value = self._compute(graph)
+        graph.__dict__[self._name] = value
+        return value
 
 
 @dataclass(eq=False)
@@ -52,20 +72,20 @@ class Neighbors:
     def receivers(self) -> Tensor:
         return self.edge_index[1]
 
-    @cached_property
+    @_Lazy
     def shifts(self) -> Tensor:
         """(E, 3) int32 shift of each edge in units of the lattice vectors; zeros where there is no cell."""
         if self.cell_shifts is not None:
             return self.cell_shifts
         return self.edge_index.new_zeros((self.num_edges, 3), dtype=torch.int32)
 
-    @cached_property
+    @_Lazy
     def batch(self) -> Tensor:
         """(N,) int64 structure of each atom."""
         structures = torch.arange(self.num_structures, device=self.ptr.device)
         return torch.repeat_interleave(structures, self.ptr.diff(), output_size=self.num_nodes)
 
-    @cached_property
+    @_Lazy
     def _by_sender(self) -> tuple[Tensor, Tensor]:
         result: tuple[Tensor, Tensor] = torch.ops.symkern.sender_order.default(self.edge_index, self.row_ptr)
         return result
@@ -80,7 +100,7 @@ class Neighbors:
         """(N + 1,) int64: atom j sends the edges sender_order[sender_ptr[j] : sender_ptr[j + 1]]."""
         return self._by_sender[1]
 
-    @cached_property
+    @_Lazy
     def reverse(self) -> Tensor:
         """(E,) int64: index of the edge from receiver to sender with the opposite shift, -1 if there is none."""
         result: Tensor = torch.ops.symkern.reverse_edges.default(self.edge_index, self.cell_shifts, self.row_ptr)
@@ -139,7 +159,7 @@ class Neighbors:
                     f"shifts must be integers of shape ({edges}, 3), got {shifts.dtype} of shape {tuple(shifts.shape)}"
                 )
             if shifts.device != edge_index.device:
-                raise ValueError(f"shifts must be on the device of edge_index ({edge_index.device}), got {shifts.device}")
+                raise ValueError(f"shifts must be on {edge_index.device}, as edge_index is, got {shifts.device}")
             shifts = shifts.to(torch.int32)
         if ptr is None:
             ptr = torch.tensor([0, num_nodes], device=edge_index.device)

@@ -10,9 +10,7 @@ namespace symkern {
 
 enum class Isa { baseline = 0, avx2 = 1, avx512 = 2 };
 
-inline const char* isa_name(Isa isa) {
-  return isa == Isa::avx512 ? "avx512" : isa == Isa::avx2 ? "avx2" : "baseline";
-}
+inline const char* isa_name(Isa isa) { return isa == Isa::avx512 ? "avx512" : isa == Isa::avx2 ? "avx2" : "baseline"; }
 
 inline Isa detect_isa() {
 #if defined(SYMKERN_ISA_DISPATCH)

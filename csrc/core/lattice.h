@@ -9,13 +9,13 @@ namespace symkern {
 // non-periodic directions. Reduction changes only the basis, not the lattice; it keeps the number of images small for
 // skewed cells. `transform` leads back: basis_k = sum_l transform[k][l] * cell_l.
 struct Lattice {
-  Mat3 cell;               // as given; rows of non-periodic directions are zero, so that their shifts cannot matter
+  Mat3 cell;  // as given; rows of non-periodic directions are zero, so that their shifts cannot matter
   Vec3 basis[3];
-  Vec3 reciprocal[3];      // fractional coordinate k of r is dot(r, reciprocal[k])
-  double height[3];        // distance between lattice planes in Å; 1 in non-periodic directions
+  Vec3 reciprocal[3];  // fractional coordinate k of r is dot(r, reciprocal[k])
+  double height[3];    // distance between lattice planes in Å; 1 in non-periodic directions
   int32_t transform[3][3];
   bool periodic[3];
-  bool valid;              // false: the periodic vectors are not finite or not linearly independent
+  bool valid;  // false: the periodic vectors are not finite or not linearly independent
 
   SYMKERN_HD Vec3 fractional(Vec3 r) const {
     return {dot(r, reciprocal[0]), dot(r, reciprocal[1]), dot(r, reciprocal[2])};

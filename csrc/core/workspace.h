@@ -94,6 +94,11 @@ class Arena {
   template <class T>
   T* reserve(size_t count) {
     const size_t bytes = (count * sizeof(T) + 63) & ~size_t{63};
+#if defined(__SANITIZE_ADDRESS__)
+    // exact and never reused, so that the sanitizer sees the first byte beyond
+    large_.emplace_back(new std::byte[count * sizeof(T)]);
+    return reinterpret_cast<T*>(large_.back().get());
+#endif
     if (bytes > size_) {
       if (bytes > BlockPool::kBlock) {
         large_.emplace_back(new std::byte[bytes + 64]);
@@ -101,7 +106,6 @@ class Arena {
         next_ = reinterpret_cast<std::byte*>((raw + 63) & ~uintptr_t{63});
         size_ = bytes;
       } else {
-        blocks_.reserve(blocks_.size() + 1);
         blocks_.push_back(BlockPool::instance().acquire());
         next_ = static_cast<std::byte*>(blocks_.back());
         size_ = BlockPool::kBlock;
@@ -111,10 +115,12 @@ class Arena {
   }
 
   template <class T>
-  void commit(size_t used) {
+  void commit([[maybe_unused]] size_t used) {
+#if !defined(__SANITIZE_ADDRESS__)
     const size_t bytes = (used * sizeof(T) + 63) & ~size_t{63};
     next_ += bytes;
     size_ -= bytes;
+#endif
   }
 
   template <class T>

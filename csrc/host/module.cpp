@@ -34,11 +34,9 @@ thread_local int requested_threads = 1;
 
 Parallel host_parallel(int threads) {
   requested_threads = threads;
-  return Parallel(
-      [](int64_t begin, int64_t end, int64_t grain, Parallel::Body body, void* context) {
-        run_threads(begin, end, grain, body, context, requested_threads);
-      },
-      threads);
+  return Parallel([](int64_t begin, int64_t end, int64_t grain, Parallel::Body body,
+                     void* context) { run_threads(begin, end, grain, body, context, requested_threads); },
+                  threads);
 }
 
 template <class T>

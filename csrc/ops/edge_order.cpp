@@ -5,12 +5,13 @@
 namespace symkern {
 namespace {
 
-// ---- reverse: binary search in the sorted row of the sender -----------------------------------------------------------
+// ---- reverse: binary search in the sorted row of the sender
+// -----------------------------------------------------------
 
 struct ReverseEdge {
   const int64_t* senders;
   const int64_t* receivers;
-  const int32_t* shifts;    // (E, 3), or nullptr: all zero
+  const int32_t* shifts;  // (E, 3), or nullptr: all zero
   const int64_t* row_ptr;
   int64_t num_atoms;
   int64_t* out;
@@ -64,18 +65,20 @@ Tensor reverse_edges(const Tensor& edge_index, const OptionalTensor& shifts, con
   check_dtype(edge_index, "edge_index", ScalarType::Long);
   check_dtype(row_ptr, "row_ptr", ScalarType::Long);
   if (shifts.has_value()) check_dtype(*shifts, "shifts", ScalarType::Int);
-  const Tensor index = as_contiguous(edge_index);
+  const Tensor index = as_contiguous(edge_index), starts = as_contiguous(row_ptr);
+  const OptionalTensor s = shifts.has_value() ? OptionalTensor(as_contiguous(*shifts)) : std::nullopt;
   const int64_t edges = index.size(1);
   Tensor out = empty({edges}, ScalarType::Long, index);
   const int64_t* senders = index.const_data_ptr<int64_t>();
   const Launch launch(index);
   launch.for_each(edges, 2048,
-                  ReverseEdge{senders, senders + edges, data_or_null<int32_t>(shifts), row_ptr.const_data_ptr<int64_t>(),
+                  ReverseEdge{senders, senders + edges, data_or_null<int32_t>(s), starts.const_data_ptr<int64_t>(),
                               row_ptr.size(0) - 1, out.mutable_data_ptr<int64_t>()});
   return out;
 }
 
-// ---- edges by sender: a stable counting sort on the host, a stable radix sort on the device ---------------------------
+// ---- edges by sender: a stable counting sort on the host, a stable radix sort on the device
+// ---------------------------
 
 #if defined(__CUDACC__)
 
@@ -116,11 +119,11 @@ std::tuple<Tensor, Tensor> sender_order(const Tensor& edge_index, const Tensor& 
   check_shape(edge_index, "edge_index", {2, -1}, "(2, E)");
   check_dtype(edge_index, "edge_index", ScalarType::Long);
   check_dtype(row_ptr, "row_ptr", ScalarType::Long);
-  const Tensor index = as_contiguous(edge_index);
+  const Tensor index = as_contiguous(edge_index), starts = as_contiguous(row_ptr);
   const int64_t edges = index.size(1), atoms = row_ptr.size(0) - 1;
   Tensor order = empty({edges}, ScalarType::Long, index), start = empty({atoms + 1}, ScalarType::Long, index);
   const int64_t* senders = index.const_data_ptr<int64_t>();
-  const int64_t* rows = row_ptr.const_data_ptr<int64_t>();
+  const int64_t* rows = starts.const_data_ptr<int64_t>();
   int64_t* out = order.mutable_data_ptr<int64_t>();
   int64_t* begin = start.mutable_data_ptr<int64_t>();
   const Launch launch(index);

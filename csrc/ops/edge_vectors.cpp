@@ -11,13 +11,13 @@ namespace {
 
 template <class T>
 struct EdgeVectors {
-  const T* positions;      // (N, 3), or nullptr: zero
-  const T* cell;           // (3, 3) or (B, 3, 3), or nullptr: zero
-  const int64_t* batch;    // (N), or nullptr: one cell for all
+  const T* positions;    // (N, 3), or nullptr: zero
+  const T* cell;         // (3, 3) or (B, 3, 3), or nullptr: zero
+  const int64_t* batch;  // (N), or nullptr: one cell for all
   const int64_t* senders;
   const int64_t* receivers;
-  const int32_t* shifts;   // (E, 3)
-  T* out;                  // (E, 3)
+  const int32_t* shifts;  // (E, 3)
+  T* out;                 // (E, 3)
 
   SYMKERN_HD void operator()(int64_t e) const {
     const int64_t i = receivers[e], j = senders[e];
@@ -148,11 +148,11 @@ Tensor edge_vectors(const OptionalTensor& positions, const OptionalTensor& cell,
     const OptionalTensor r = positions.has_value() ? OptionalTensor(as_contiguous(*positions)) : std::nullopt;
     const OptionalTensor h = cell.has_value() ? OptionalTensor(as_contiguous(*cell)) : std::nullopt;
     const OptionalTensor s = cell.has_value() ? OptionalTensor(as_contiguous(*shifts)) : std::nullopt;
+    const OptionalTensor b = per_structure ? OptionalTensor(as_contiguous(*batch)) : std::nullopt;
     const Tensor index = as_contiguous(edge_index);
     const int64_t* senders = index.const_data_ptr<int64_t>();
     launch.for_each(shared.num_edges, 8192,
-                    EdgeVectors<T>{data_or_null<T>(r), data_or_null<T>(h),
-                                   per_structure ? batch->const_data_ptr<int64_t>() : nullptr, senders,
+                    EdgeVectors<T>{data_or_null<T>(r), data_or_null<T>(h), data_or_null<int64_t>(b), senders,
                                    senders + shared.num_edges, data_or_null<int32_t>(s), out.mutable_data_ptr<T>()});
   });
   return out;
@@ -178,15 +178,16 @@ std::tuple<Tensor, Tensor> edge_vectors_backward(const Tensor& grad, const Tenso
   const int64_t cells = !need_cell ? 0 : cell_per_structure ? shared.num_structures : 1;
   Tensor grad_cell = empty({cells, 3, 3}, type, grad);
   const Launch launch(grad);
-  const Tensor g = as_contiguous(grad);
-  const int64_t* rows = row_ptr.const_data_ptr<int64_t>();
+  const Tensor g = as_contiguous(grad), starts = as_contiguous(row_ptr), structures = as_contiguous(ptr);
+  const int64_t* rows = starts.const_data_ptr<int64_t>();
   dispatch_float(type, [&](auto zero) {
     using T = decltype(zero);
     const T* edges = g.const_data_ptr<T>();
     if (need_positions) {
+      const Tensor order = as_contiguous(*sender_order), begin = as_contiguous(*sender_ptr);
       launch.for_each(shared.num_atoms, 512,
-                      PositionGradient<T>{edges, rows, sender_order->const_data_ptr<int64_t>(),
-                                          sender_ptr->const_data_ptr<int64_t>(), grad_positions.mutable_data_ptr<T>()});
+                      PositionGradient<T>{edges, rows, order.const_data_ptr<int64_t>(), begin.const_data_ptr<int64_t>(),
+                                          grad_positions.mutable_data_ptr<T>()});
     }
     if (need_cell) {
       const int64_t n = shared.num_atoms;
@@ -198,8 +199,9 @@ std::tuple<Tensor, Tensor> edge_vectors_backward(const Tensor& grad, const Tenso
       launch.for_each(n, 512, RowCellGradient<T>{edges, s.const_data_ptr<int32_t>(), rows, items});
       launch.for_each((n + kSumTile - 1) / kSumTile, 64, TileSum<9>{items, tiles, n});
       if (cell_per_structure) {
-        launch.for_each(cells, 64,
-                        SegmentSum<9, T>{items, tiles, ptr.const_data_ptr<int64_t>(), grad_cell.mutable_data_ptr<T>()});
+        launch.for_each(
+            cells, 64,
+            SegmentSum<9, T>{items, tiles, structures.const_data_ptr<int64_t>(), grad_cell.mutable_data_ptr<T>()});
       } else {
         launch.for_each(1, 1, WholeSum<9, T>{items, tiles, n, grad_cell.mutable_data_ptr<T>()});
       }

@@ -110,7 +110,8 @@ class NeighborGrid {
     if (any) home_shift_.resize(n_);
     for (int64_t i = 0; i < n_; ++i) {
       const Vec3 r = load_vec3(positions + 3 * i);
-      if (SYMKERN_UNLIKELY(!(std::isfinite(r.x) && std::isfinite(r.y) && std::isfinite(r.z)))) throw_problem(Problem::not_finite, first + i);
+      if (SYMKERN_UNLIKELY(!(std::isfinite(r.x) && std::isfinite(r.y) && std::isfinite(r.z))))
+        throw_problem(Problem::not_finite, first + i);
       if (!any) {
         scratch.wrapped[i] = r;
         continue;
@@ -132,7 +133,8 @@ class NeighborGrid {
         home_shift_[i] = {0, 0, 0, 0};
       } else {
         scratch.wrapped[i] = lattice_.image(w[0], w[1], w[2], r);
-        const Int3 s = lattice_.shift(static_cast<int32_t>(w[0]), static_cast<int32_t>(w[1]), static_cast<int32_t>(w[2]));
+        const Int3 s =
+            lattice_.shift(static_cast<int32_t>(w[0]), static_cast<int32_t>(w[1]), static_cast<int32_t>(w[2]));
         home_shift_[i] = {s.x, s.y, s.z, 0};
         moved = true;
       }
@@ -153,7 +155,8 @@ class NeighborGrid {
     }
     image_bits_ = 0;
     while ((int64_t{1} << image_bits_) < count) ++image_bits_;
-    if ((static_cast<uint64_t>(n_) << image_bits_) > (uint64_t{1} << 32)) throw_problem(Problem::too_many_images, structure_);
+    if ((static_cast<uint64_t>(n_) << image_bits_) > (uint64_t{1} << 32))
+      throw_problem(Problem::too_many_images, structure_);
 
     // Rank images by their shift, so that sorted keys list the images of an atom in lexicographic order.
     struct Image {
@@ -307,7 +310,9 @@ class NeighborGrid {
   // For a point anywhere in its bin: which rows of bins, and how many bins along x, can hold a neighbor.
   void make_stencil() {
     const double fuzz = std::isfinite(extent_) ? (extent_ + 1) * 0x1p-20 : 0;  // rounding of the bin boundaries
-    const auto gap = [&](int32_t d, int k) { return d == 0 ? 0 : std::max(0.0, (std::abs(d) - 1) * bin_width_[k] - fuzz); };
+    const auto gap = [&](int32_t d, int k) {
+      return d == 0 ? 0 : std::max(0.0, (std::abs(d) - 1) * bin_width_[k] - fuzz);
+    };
     const double limit = 1 + fuzz;
     const auto steps = [&](int k) {
       return static_cast<int32_t>(std::min<double>(bins_[k] - 1, std::floor((limit + fuzz) / bin_width_[k]) + 1));

@@ -86,7 +86,8 @@ Checked check_input(const Tensor& positions, double cutoff, const OptionalTensor
 // Labels far beyond the number of atoms are ids, not structure numbers; a ptr for them would only fill memory.
 void check_dense(int64_t structures, int64_t atoms) {
   if (structures > 64 * atoms + 65536) {
-    bad_argument("batch names structure ", structures - 1, " of ", atoms, " atoms; symkern.sort_batch(batch) renumbers it");
+    bad_argument("batch names structure ", structures - 1, " of ", atoms,
+                 " atoms; symkern.sort_batch(batch) renumbers it");
   }
 }
 
@@ -103,7 +104,7 @@ Tensor make_ptr(const Tensor& positions, const OptionalTensor& batch, const Opti
       if (p[b + 1] < p[b]) throw_problem(Problem::ptr_decreases, b + 1, p[b + 1], p[b]);
     }
     if (p[c.num_structures] != n) throw_problem(Problem::ptr_end, c.num_structures, p[c.num_structures], n);
-    return given;
+    return torch::stable::clone(given);  // an output must not alias an input
   }
   if (!batch.has_value()) {
     Tensor out = empty({c.num_structures + 1}, ScalarType::Long, positions);
@@ -135,7 +136,8 @@ Tensor make_ptr(const Tensor& positions, const OptionalTensor& batch, const Opti
 
 template <class T>
 void find_edges(const Tensor& positions, const Checked& c, double cutoff, const OptionalTensor& cell,
-                const OptionalTensor& pbc, int64_t pbc_mask, bool full, bool self_loops, int64_t max_edges, Edges& out) {
+                const OptionalTensor& pbc, int64_t pbc_mask, bool full, bool self_loops, int64_t max_edges,
+                Edges& out) {
   const Tensor r = as_contiguous(positions);
   const OptionalTensor h = cell.has_value() ? OptionalTensor(as_contiguous(*cell)) : std::nullopt;
   const OptionalTensor p = pbc.has_value() ? OptionalTensor(as_contiguous(*pbc)) : std::nullopt;
@@ -221,7 +223,9 @@ void find_edges(const Tensor& positions, Checked& c, double cutoff, const Option
                 bool full, bool self_loops, int64_t max_edges, Edges& out) {
   const Launch launch(positions);
   const gpu::Stream stream = launch.stream();
-  const auto dense = [](const OptionalTensor& t) { return t.has_value() ? OptionalTensor(as_contiguous(*t)) : std::nullopt; };
+  const auto dense = [](const OptionalTensor& t) {
+    return t.has_value() ? OptionalTensor(as_contiguous(*t)) : std::nullopt;
+  };
   const Tensor r = as_contiguous(positions);
   const OptionalTensor batch = dense(batch_in), ptr = dense(ptr_in), h = dense(cell), p = dense(pbc);
   const neighbor_cuda::Input<T> input{r.const_data_ptr<T>(),
@@ -253,8 +257,9 @@ void find_edges(const Tensor& positions, Checked& c, double cutoff, const Option
   // Only a batch without ptr hides the number of structures, which is a shape of the result.
   const bool synchronise = max_edges < 0 || c.num_structures < 0;
   auto* sticky = static_cast<unsigned long long*>(gpu::symbol_address(sticky_status));
-  const neighbor_cuda::Summary summary = neighbor_cuda::find_edges(
-      input, max_edges, synchronise, memory, sticky, out.row_ptr.template mutable_data_ptr<int64_t>(), allocate, stream);
+  const neighbor_cuda::Summary summary =
+      neighbor_cuda::find_edges(input, max_edges, synchronise, memory, sticky,
+                                out.row_ptr.template mutable_data_ptr<int64_t>(), allocate, stream);
   if (synchronise) {
     if (summary.status != neighbor_cuda::kNoProblem) explain(summary.status, c, batch, ptr, max_edges, stream);
     if (summary.sticky != neighbor_cuda::kNoProblem) {
@@ -270,11 +275,12 @@ void find_edges(const Tensor& positions, Checked& c, double cutoff, const Option
     check_dense(c.num_structures, c.num_atoms);
   }
   if (ptr.has_value()) {
-    out.ptr = *ptr;
+    out.ptr = torch::stable::clone(*ptr);
   } else {
     out.ptr = empty({c.num_structures + 1}, ScalarType::Long, positions);
-    launch.for_each(c.num_structures + 1, 0,
-                    StructureStart{data_or_null<int64_t>(batch), c.num_atoms, out.ptr.template mutable_data_ptr<int64_t>()});
+    launch.for_each(
+        c.num_structures + 1, 0,
+        StructureStart{data_or_null<int64_t>(batch), c.num_atoms, out.ptr.template mutable_data_ptr<int64_t>()});
   }
 }
 

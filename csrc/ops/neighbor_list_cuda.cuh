@@ -3,9 +3,11 @@
 //
 // Two schedules, both "count, scan, fill" with one warp per receiver:
 //   molecules (no cell, small)  lanes over the atoms of the structure, in order: rows come out sorted.
-//   grid (everything else)      atoms hashed into bins of about one cutoff; lanes over the atoms of the bins around; rows
+//   grid (everything else)      atoms hashed into bins of about one cutoff; lanes over the atoms of the bins around;
+//   rows
 //                               are then sorted by rank. Bins are virtual (hashed), so no bounding box is needed, and a
-//                               bin's images follow from its coordinates, so any cell works, smaller than the cutoff too.
+//                               bin's images follow from its coordinates, so any cell works, smaller than the cutoff
+//                               too.
 //
 // Every atom keeps its fp32 place relative to the centre of its own bin, in units of the cutoff: precise for inputs of
 // any magnitude. Pairs within rounding of the cutoff are decided in fp64 from the original positions, as on the host.
@@ -17,8 +19,8 @@
 
 namespace symkern::neighbor_cuda {
 
-constexpr int kThreads = 128;                  // 4 receivers in a block
-constexpr int64_t kMoleculeLimit = 768;        // mean structure size up to which all pairs are tested
+constexpr int kThreads = 128;                    // 4 receivers in a block
+constexpr int64_t kMoleculeLimit = 768;          // mean structure size up to which all pairs are tested
 constexpr int64_t kMaxAtoms = int64_t{1} << 28;  // bits of the sender in a row key
 constexpr double kBinSlack = 1e-5;
 constexpr int kShiftBits = 12, kShiftLimit = 1 << (kShiftBits - 1);
@@ -27,10 +29,10 @@ template <class T>
 struct Input {
   const T* positions;  // (N, 3)
   int64_t num_atoms;
-  const int64_t* batch;  // (N), or nullptr
-  const int64_t* ptr;    // (B + 1), or nullptr
+  const int64_t* batch;    // (N), or nullptr
+  const int64_t* ptr;      // (B + 1), or nullptr
   int64_t num_structures;  // 0 if known from batch only
-  const T* cell;         // (3, 3) or (B, 3, 3), or nullptr
+  const T* cell;           // (3, 3) or (B, 3, 3), or nullptr
   bool cell_per_structure;
   const bool* pbc;
   bool pbc_per_structure;
@@ -65,12 +67,12 @@ struct Bin {
 };
 
 struct Grid {
-  const Owner* owners;            // by atom
+  const Owner* owners;  // by atom
   const BinnedLattice* lattices;
-  const Int3* home;               // by atom: shift into the cell, in units of the given cell
-  const Slot* slots;              // sorted by hash
-  const Bin* bins;                // by slot
-  const int32_t* bucket_begin;    // by hash
+  const Int3* home;             // by atom: shift into the cell, in units of the given cell
+  const Slot* slots;            // sorted by hash
+  const Bin* bins;              // by slot
+  const int32_t* bucket_begin;  // by hash
   const int32_t* bucket_end;
   uint32_t buckets;
 };
@@ -149,7 +151,8 @@ SYMKERN_KERNEL find_owners(Input<T> in, Owner* owners, unsigned long long* statu
   }
 }
 
-// ---- molecules: all pairs, rows in order ------------------------------------------------------------------------------
+// ---- molecules: all pairs, rows in order
+// ------------------------------------------------------------------------------
 
 template <class T>
 SYMKERN_DEVICE bool molecule_pair(const Input<T>& in, Vec3 ri, int64_t j) {
@@ -172,9 +175,8 @@ SYMKERN_DEVICE bool molecule_pair(const Input<float>& in, Vec3 ri, int64_t j) {
 
 // counts != nullptr: count. Otherwise fill rows.
 template <class T>
-SYMKERN_KERNEL SYMKERN_BOUNDS(kThreads)
-    scan_molecules(Input<T> in, const Owner* owners, int64_t* counts, const int64_t* row_ptr, int64_t* senders,
-                   int64_t* receivers) {
+SYMKERN_KERNEL SYMKERN_BOUNDS(kThreads) scan_molecules(Input<T> in, const Owner* owners, int64_t* counts,
+                                                       const int64_t* row_ptr, int64_t* senders, int64_t* receivers) {
   const int64_t warps = static_cast<int64_t>(gridDim.x) * (blockDim.x / 32);
   const unsigned before = (1u << gpu::lane()) - 1u;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * (blockDim.x / 32) + gpu::warp(); i < in.num_atoms; i += warps) {
@@ -195,7 +197,8 @@ SYMKERN_KERNEL SYMKERN_BOUNDS(kThreads)
   }
 }
 
-// ---- grid ---------------------------------------------------------------------------------------------------------------
+// ---- grid
+// ---------------------------------------------------------------------------------------------------------------
 
 template <class T>
 SYMKERN_KERNEL bin_lattices(Input<T> in, BinnedLattice* out, unsigned long long* status) {
@@ -377,7 +380,8 @@ SYMKERN_KERNEL SYMKERN_BOUNDS(kThreads) scan_grid(Input<T> in, Grid grid, int64_
   }
 }
 
-// Puts each key of a row at its rank: keys are distinct, so ranks are the sorted order. Rows are short (tens to hundreds).
+// Puts each key of a row at its rank: keys are distinct, so ranks are the sorted order. Rows are short (tens to
+// hundreds).
 template <class T>
 SYMKERN_KERNEL SYMKERN_BOUNDS(kThreads)
     sort_rows(int64_t num_atoms, const int64_t* row_ptr, const uint64_t* keys, const Int3* home, int64_t* senders,
@@ -402,7 +406,8 @@ SYMKERN_KERNEL SYMKERN_BOUNDS(kThreads)
   }
 }
 
-// ---- what the host learns in its one synchronisation -------------------------------------------------------------------
+// ---- what the host learns in its one synchronisation
+// -------------------------------------------------------------------
 
 struct Summary {
   unsigned long long status;  // kNoProblem, or problem << 48 | index
@@ -416,7 +421,8 @@ constexpr unsigned long long kNoProblem = ~0ull;
 SYMKERN_KERNEL finish_rows(int64_t num_atoms, int64_t* row_ptr, const unsigned long long* status) {
   const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
   if (*status == kNoProblem) return;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i <= num_atoms; i += stride) row_ptr[i] = 0;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i <= num_atoms; i += stride)
+    row_ptr[i] = 0;
 }
 
 SYMKERN_KERNEL summarize(int64_t num_atoms, const int64_t* row_ptr, const int64_t* batch, int64_t capacity,
@@ -432,7 +438,8 @@ SYMKERN_KERNEL summarize(int64_t num_atoms, const int64_t* row_ptr, const int64_
   if (capacity >= 0 && *status < *sticky) *sticky = *status;
 }
 
-// ---- the whole op ---------------------------------------------------------------------------------------------------------
+// ---- the whole op
+// ---------------------------------------------------------------------------------------------------------
 
 struct Output {
   int64_t *senders, *receivers;
@@ -440,13 +447,14 @@ struct Output {
 };
 
 // memory(bytes) returns scratch that lives until the stream is done with it; allocate(E) the outputs for E edges.
-// row_ptr has N + 1 entries. capacity < 0: exactly as many edges as found, which takes the one synchronisation. Nothing is
-// filled after a problem; the caller reads it from the summary if it asked to synchronise.
+// row_ptr has N + 1 entries. capacity < 0: exactly as many edges as found, which takes the one synchronisation. Nothing
+// is filled after a problem; the caller reads it from the summary if it asked to synchronise.
 template <class T, class Memory, class Allocate>
 Summary find_edges(const Input<T>& in, int64_t capacity, bool synchronise, const Memory& memory,
                    unsigned long long* sticky, int64_t* row_ptr, const Allocate& allocate, gpu::Stream stream) {
   const int64_t n = in.num_atoms;
-  const bool molecules = in.cell == nullptr && (in.batch != nullptr || n <= kMoleculeLimit * (in.num_structures > 0 ? in.num_structures : 1));
+  const bool molecules = in.cell == nullptr &&
+                         (in.batch != nullptr || n <= kMoleculeLimit * (in.num_structures > 0 ? in.num_structures : 1));
   const auto array = [&](auto* type, int64_t count) {
     using Item = std::remove_pointer_t<decltype(type)>;
     return static_cast<Item*>(memory(static_cast<size_t>(count > 0 ? count : 1) * sizeof(Item)));
@@ -481,8 +489,8 @@ Summary find_edges(const Input<T>& in, int64_t capacity, bool synchronise, const
     auto* hashes = array(static_cast<uint32_t*>(nullptr), 2 * n);
     auto* order = array(static_cast<int32_t*>(nullptr), 2 * n);
     auto* bucket = array(static_cast<int32_t*>(nullptr), 2 * int64_t{buckets});
-    gpu::launch(bin_atoms<T>, per_item(n), kThreads, 0, stream, in, owners, lattices, buckets, home, slots, bins, hashes,
-                order, status);
+    gpu::launch(bin_atoms<T>, per_item(n), kThreads, 0, stream, in, owners, lattices, buckets, home, slots, bins,
+                hashes, order, status);
     int bits = 1;
     while ((uint64_t{1} << bits) < buckets) ++bits;
     size_t bytes = 0;
@@ -510,7 +518,8 @@ Summary find_edges(const Input<T>& in, int64_t capacity, bool synchronise, const
   if (capacity >= 0) {  // padding: edges from atom 0 to atom 0
     gpu::memset_async(out.senders, 0, static_cast<size_t>(room) * sizeof(int64_t), stream);
     gpu::memset_async(out.receivers, 0, static_cast<size_t>(room) * sizeof(int64_t), stream);
-    if (out.shifts != nullptr) gpu::memset_async(out.shifts, 0, 3 * static_cast<size_t>(room) * sizeof(int32_t), stream);
+    if (out.shifts != nullptr)
+      gpu::memset_async(out.shifts, 0, 3 * static_cast<size_t>(room) * sizeof(int32_t), stream);
   }
   if (molecules) {
     gpu::launch(scan_molecules<T>, per_warp, kThreads, 0, stream, in, owners, nullptr, row_ptr, out.senders,

@@ -23,16 +23,16 @@ namespace symkern {
 
 template <class T>
 struct NeighborInput {
-  const T* positions;      // (N, 3) Å
+  const T* positions;  // (N, 3) Å
   int64_t num_atoms;
-  const int64_t* ptr;      // (B + 1), checked by the caller
+  const int64_t* ptr;  // (B + 1), checked by the caller
   int64_t num_structures;
-  const T* cell;           // (3, 3) or (B, 3, 3), nullptr for none
+  const T* cell;  // (3, 3) or (B, 3, 3), nullptr for none
   bool cell_per_structure;
-  const bool* pbc;         // (3) or (B, 3), nullptr: pbc_mask holds for all
+  const bool* pbc;  // (3) or (B, 3), nullptr: pbc_mask holds for all
   bool pbc_per_structure;
-  int pbc_mask;            // one bit per lattice vector
-  double cutoff;           // Å
+  int pbc_mask;   // one bit per lattice vector
+  double cutoff;  // Å
   bool full, self_loops;
 
   int pbc_of(int64_t b) const {
@@ -198,7 +198,8 @@ class NeighborListHost {
     }
   }
 
-  void find_rows(const NeighborGrid& grid, const T* r, int64_t first, int64_t bin_begin, int64_t bin_end, Arena& arena) {
+  void find_rows(const NeighborGrid& grid, const T* r, int64_t first, int64_t bin_begin, int64_t bin_end,
+                 Arena& arena) {
     const Slots slots = grid.slots();
     const Keep keep = in_.keep();
     std::vector<Run> runs(grid.max_runs() + 1);

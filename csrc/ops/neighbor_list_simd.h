@@ -41,8 +41,8 @@ struct NeighborKernels {
   // Ascending, in place; `keys` has room for the next power of two (at least 16).
   void (*sort_keys)(uint32_t* keys, int64_t count);
   // senders[k] = first + (keys[k] >> image_bits), receivers[k] = receiver
-  void (*expand)(const uint32_t* keys, int64_t count, int image_bits, int64_t first, int64_t receiver,
-                 int64_t* senders, int64_t* receivers);
+  void (*expand)(const uint32_t* keys, int64_t count, int image_bits, int64_t first, int64_t receiver, int64_t* senders,
+                 int64_t* receivers);
 };
 
 const NeighborKernels* neighbor_kernels_baseline();

@@ -31,12 +31,13 @@ enum class Problem : int {
       throw std::invalid_argument("ptr must not decrease, but ptr[" + text(index) + "] = " + text(found) + " < " +
                                   text(expected));
     case Problem::ptr_end:
-      throw std::invalid_argument("ptr must end at N = " + text(expected) + ", the number of atoms, got " + text(found));
+      throw std::invalid_argument("ptr must end at N = " + text(expected) + ", the number of atoms, got " +
+                                  text(found));
     case Problem::batch_negative:
       throw std::invalid_argument("batch must not be negative, but batch[" + text(index) + "] = " + text(found));
     case Problem::batch_unsorted:
-      throw std::invalid_argument("batch must be sorted, but batch[" + text(index) + "] = " + text(found) + " < batch[" +
-                                  text(index - 1) + "] = " + text(expected) +
+      throw std::invalid_argument("batch must be sorted, but batch[" + text(index) + "] = " + text(found) +
+                                  " < batch[" + text(index - 1) + "] = " + text(expected) +
                                   "; symkern.sort_batch(batch) returns the order that sorts it");
     case Problem::batch_structure:
       throw std::invalid_argument("batch names structure " + text(found) + ", but cell and pbc describe only " +
@@ -45,16 +46,21 @@ enum class Problem : int {
       throw std::invalid_argument("positions must be finite, but atom " + text(index) +
                                   " has a NaN or infinite coordinate");
     case Problem::cell_singular:
-      throw std::invalid_argument("cell must have finite, linearly independent vectors along periodic directions, but "
-                                  "the cell of structure " + text(index) + " is singular");
+      throw std::invalid_argument(
+          "cell must have finite, linearly independent vectors along periodic directions, but "
+          "the cell of structure " +
+          text(index) + " is singular");
     case Problem::too_far:
-      throw std::invalid_argument("positions must be within 1e6 cells (1e9 cutoffs along non-periodic directions) of "
-                                  "the origin, but atom " + text(index) + " is not; wrap it into the cell");
+      throw std::invalid_argument(
+          "positions must be within 1e6 cells (1e9 cutoffs along non-periodic directions) of "
+          "the origin, but atom " +
+          text(index) + " is not; wrap it into the cell");
     case Problem::too_many_images:
       throw std::invalid_argument("cutoff is too large for the cell of structure " + text(index) +
                                   ": too many periodic images are within reach");
     case Problem::overflow:
-      throw std::invalid_argument("max_edges is too small: " + text(found) + " edges found, room for " + text(expected));
+      throw std::invalid_argument("max_edges is too small: " + text(found) + " edges found, room for " +
+                                  text(expected));
   }
   throw std::logic_error("unknown problem");
 }

@@ -97,8 +97,8 @@ Tensor safe_norm_backward(const Tensor& grad, const Tensor& vec) {
   const Launch launch(v);
   dispatch_float(v.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    launch.for_each(rows, 16384, NormBackward<T>{g.const_data_ptr<T>(), v.const_data_ptr<T>(), width,
-                                                 out.mutable_data_ptr<T>()});
+    launch.for_each(rows, 16384,
+                    NormBackward<T>{g.const_data_ptr<T>(), v.const_data_ptr<T>(), width, out.mutable_data_ptr<T>()});
   });
   return out;
 }

@@ -120,7 +120,8 @@ void dispatch_float(ScalarType type, const F& f) {
   }
 }
 
-// ---- allocation -------------------------------------------------------------------------------------------------------
+// ---- allocation
+// -------------------------------------------------------------------------------------------------------
 
 inline Tensor empty(std::initializer_list<int64_t> sizes, ScalarType type, const Tensor& like) {
   int64_t strides[8], count = 1, d = static_cast<int64_t>(sizes.size());
@@ -137,7 +138,8 @@ inline Tensor empty(std::initializer_list<int64_t> sizes, ScalarType type, const
   return t;
 }
 
-// ---- where to run -----------------------------------------------------------------------------------------------------
+// ---- where to run
+// -----------------------------------------------------------------------------------------------------
 
 #if defined(__CUDACC__)
 
@@ -152,8 +154,9 @@ inline gpu::Stream current_stream(int32_t device) {
     void* symbol = library ? dlsym(library, "aoti_torch_get_current_cuda_stream") : nullptr;
     if (symbol == nullptr) symbol = dlsym(RTLD_DEFAULT, "aoti_torch_get_current_cuda_stream");
     if (symbol == nullptr) {
-      throw std::runtime_error("symkern: found no aoti_torch_get_current_cuda_stream in this torch; expected a CUDA "
-                               "build of torch >= 2.10");
+      throw std::runtime_error(
+          "symkern: found no aoti_torch_get_current_cuda_stream in this torch; expected a CUDA "
+          "build of torch >= 2.10");
     }
     return reinterpret_cast<Lookup>(symbol);
   }();
@@ -165,7 +168,8 @@ inline gpu::Stream current_stream(int32_t device) {
 // Makes the tensor's device current and finds its current stream, for the scope of one op.
 class Launch {
  public:
-  explicit Launch(const Tensor& like) : guard_(like.get_device_index()), stream_(current_stream(like.get_device_index())) {}
+  explicit Launch(const Tensor& like)
+      : guard_(like.get_device_index()), stream_(current_stream(like.get_device_index())) {}
   gpu::Stream stream() const { return stream_; }
 
   template <class F>
@@ -222,7 +226,7 @@ class Launch {
 #define SYMKERN_OP(name, schema, function) \
   STABLE_TORCH_LIBRARY_IMPL(symkern, CUDA, m) { m.impl(#name, TORCH_BOX(&function)); }
 #else
-#define SYMKERN_OP(name, schema, function)                                  \
-  STABLE_TORCH_LIBRARY_FRAGMENT(symkern, m) { m.def(#name schema); }        \
+#define SYMKERN_OP(name, schema, function)                           \
+  STABLE_TORCH_LIBRARY_FRAGMENT(symkern, m) { m.def(#name schema); } \
   STABLE_TORCH_LIBRARY_IMPL(symkern, CPU, m) { m.impl(#name, TORCH_BOX(&function)); }
 #endif

@@ -1,7 +1,7 @@
 """Neighbor lists against ASE: complete sets of (receiver, sender, shift), exactly.
 
-Small inputs are compared in full. Of large ones a part is, and it is said which: some whole structures of a batch, or of
-one huge structure the complete neighbor sets of a few hundred atoms.
+Small inputs are compared in full. Of large ones a part is, and it is said which: some whole structures of a batch, or
+of one huge structure the complete neighbor sets of a few hundred atoms.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
+import ase.neighborlist
 import numpy as np
 import torch
 from ase import Atoms
-from ase.neighborlist import neighbor_list as ase_neighbor_list
 from numpy.typing import NDArray
 
 import symkern as sk
@@ -22,6 +23,9 @@ from symkern.data import Structures
 from symkern.demo.results import Timing
 
 T = TypeVar("T")
+# rows (receiver, sender, S1, S2, S3)
+Edges = NDArray[np.int64]
+ase_neighbor_list: Any = ase.neighborlist.neighbor_list
 
 # ASE's memory and time grow to about 4 GB and 6 s at this many atoms and 6 Å
 ASE_ATOMS = 40_000
@@ -42,7 +46,7 @@ def measure(structures: Structures, cutoff: float, repeats: int = 5) -> tuple[Ti
     finally:
         torch.set_num_threads(threads)
     nb = build()
-    ase_atoms, ase_seconds, at_cutoff, identical = compare(structures, nb, cutoff)
+    found = compare(structures, nb, cutoff)
     timing = Timing(
         structures.source,
         structures.num_structures,
@@ -51,10 +55,11 @@ def measure(structures: Structures, cutoff: float, repeats: int = 5) -> tuple[Ti
         cutoff,
         seconds,
         one_thread,
-        ase_atoms,
-        ase_seconds,
-        at_cutoff,
-        identical,
+        found.compared,
+        found.ase_atoms,
+        found.ase_seconds,
+        found.at_cutoff,
+        found.identical,
     )
     return timing, nb
 
@@ -79,41 +84,53 @@ def timed(call: Callable[[], T]) -> tuple[T, float]:
     return result, time.perf_counter() - start
 
 
-def compare(
-    structures: Structures, nb: sk.Neighbors, cutoff: float, limit: int = ASE_ATOMS
-) -> tuple[int, float, int, bool]:
-    """Atoms compared, ASE's time for them, pairs left out because they lie on the cutoff, and whether all others agree."""
+@dataclass
+class Comparison:
+    """As in `Timing`."""
+
+    compared: int = 0
+    ase_atoms: int = 0
+    ase_seconds: float = 0.0
+    at_cutoff: int = 0
+    identical: bool = True
+
+
+def compare(structures: Structures, nb: sk.Neighbors, cutoff: float, limit: int = ASE_ATOMS) -> Comparison:
+    """Compare with ASE, giving it not many more than `limit` atoms in all."""
     edges, shifts, row_ptr = nb.edge_index.numpy(), nb.shifts.numpy(), nb.row_ptr.numpy()
     stride = -(-structures.num_atoms // limit) if structures.num_structures > 1 else 1
-    atoms_done, seconds, at_cutoff, identical = 0, 0.0, 0, True
+    found = Comparison()
     for b in range(0, structures.num_structures, stride):
         first, last = structures.ptr[b], structures.ptr[b + 1]
         if first == last:
             continue
         atoms = _atoms(structures, b)
-        whole = len(atoms) <= limit
-        if whole:
-            receivers = np.arange(len(atoms))
-            (i, j, s), spent = timed(lambda atoms=atoms: ase_neighbor_list("ijS", atoms, cutoff))
-        else:
-            receivers = np.sort(np.argsort(np.linalg.norm(atoms.positions - atoms.positions[0], axis=1))[:CUT_ATOMS])
-            (i, j, s), spent = ase_of_receivers(atoms, receivers, cutoff)
         mine = slice(row_ptr[first], row_ptr[last])
         sender, receiver = edges[:, mine] - first
-        chosen = slice(None) if whole else np.isin(receiver, receivers)
-        ours = np.column_stack([receiver, sender, shifts[mine]])[chosen]
-        equal, left_out = same_edges(ours, np.column_stack([i, j, s]), atoms, cutoff)
-        atoms_done, seconds, at_cutoff = atoms_done + len(receivers), seconds + spent, at_cutoff + left_out
-        identical = identical and equal
-    return atoms_done, seconds, at_cutoff, identical
+        ours = np.column_stack([receiver, sender, shifts[mine]])
+        if len(atoms) <= limit:
+            count = given = len(atoms)
+            (i, j, s), seconds = timed(lambda atoms=atoms: ase_neighbor_list("ijS", atoms, cutoff))  # type: ignore[misc]
+            theirs = np.column_stack([i, j, s])
+        else:
+            receivers = np.argsort(np.linalg.norm(atoms.positions - atoms.positions.mean(0), axis=1))[:CUT_ATOMS]
+            ours, count = ours[np.isin(receiver, receivers)], len(receivers)
+            theirs, given, seconds = ase_of_receivers(atoms, receivers, cutoff)
+        equal, left_out = same_edges(ours, theirs, atoms, cutoff)
+        found.compared += count
+        found.ase_atoms += given
+        found.ase_seconds += seconds
+        found.at_cutoff += left_out
+        found.identical = found.identical and equal
+    return found
 
 
-def same_edges(ours: NDArray[np.int64], theirs: NDArray[np.int64], atoms: Atoms, cutoff: float) -> tuple[bool, int]:
-    """Whether two sets of rows (i, j, S1, S2, S3) agree, ours being sorted and without duplicates; and pairs left out."""
+def same_edges(ours: Edges, theirs: Edges, atoms: Any, cutoff: float) -> tuple[bool, int]:
+    """Whether two edge sets agree, ours also being sorted and free of duplicates; and how many pairs were left out."""
     shift = int(max(np.abs(ours[:, 2:]).max(initial=0), np.abs(theirs[:, 2:]).max(initial=0)))
     bases = (len(atoms), *[2 * shift + 1] * 3)
 
-    def keys(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    def keys(rows: Edges) -> NDArray[np.int64]:
         """Rows as single numbers in lexicographic order."""
         code = rows[:, 0].astype(np.int64)
         for column, base in enumerate(bases, start=1):
@@ -132,10 +149,11 @@ def same_edges(ours: NDArray[np.int64], theirs: NDArray[np.int64], atoms: Atoms,
     return bool(on_cutoff.all()), len(rows)
 
 
-def ase_of_receivers(
-    atoms: Atoms, receivers: NDArray[np.int64], cutoff: float
-) -> tuple[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]], float]:
-    """ASE's complete neighbor sets of a few atoms: a finite cluster with every image that can reach them."""
+def ase_of_receivers(atoms: Any, receivers: NDArray[np.int64], cutoff: float) -> tuple[Edges, int, float]:
+    """ASE's complete neighbor sets of a few atoms, from a finite cluster with every image that can reach them.
+
+    Returns the rows (i, j, S1, S2, S3), the size of the cluster, and ASE's time for it.
+    """
     positions, cell, pbc = atoms.get_positions(), atoms.get_cell().complete().array, atoms.get_pbc()
     center = positions[receivers].mean(0)
     reach = np.linalg.norm(positions[receivers] - center, axis=1).max() + cutoff + 1e-6
@@ -151,14 +169,16 @@ def ase_of_receivers(
         indices.append(near)
         images.append(np.tile(s, (len(near), 1)))
     index, image = np.concatenate(indices), np.concatenate(images)
-    cluster = Atoms(positions=positions[index] + image @ cell)
+    r = positions[index] + image @ cell
+    # not periodic, but ASE sorts atoms into bins by the cell
+    cluster = Atoms(positions=r - r.min(0), cell=np.ptp(r, axis=0) + 1)
     (i, j), seconds = timed(lambda: ase_neighbor_list("ij", cluster, cutoff))
     wanted = np.isin(index[i], receivers) & (image[i] == 0).all(1)
     i, j = i[wanted], j[wanted]
-    return (index[i], index[j], image[j]), seconds
+    return np.column_stack([index[i], index[j], image[j]]), len(index), seconds
 
 
-def _atoms(structures: Structures, b: int) -> Atoms:
+def _atoms(structures: Structures, b: int) -> Any:
     mine = slice(structures.ptr[b], structures.ptr[b + 1])
     if structures.cell is None or structures.pbc is None:
         return Atoms(positions=structures.positions[mine])

@@ -21,7 +21,8 @@ class Timing:
 
     Attributes:
         seconds, seconds_one_thread: median of symkern calls on the whole input.
-        ase_atoms: atoms whose neighbors ASE computed; ase_seconds: its time for these.
+        ase_atoms: atoms ASE was given; ase_seconds: its time for these.
+        compared: atoms whose complete neighbor sets were compared; fewer than ase_atoms where ASE was given a cluster.
         at_cutoff: pairs within rounding of the cutoff on which the two differ; they are not compared.
     """
 
@@ -32,6 +33,7 @@ class Timing:
     cutoff: float
     seconds: float
     seconds_one_thread: float
+    compared: int
     ase_atoms: int
     ase_seconds: float
     at_cutoff: int
@@ -51,7 +53,7 @@ class Timing:
         return self.ase_atoms / self.ase_seconds
 
     def check(self) -> Check:
-        part = "all" if self.ase_atoms == self.atoms else f"{self.ase_atoms:,} of {self.atoms:,}"
+        part = "all" if self.compared == self.atoms else f"{self.compared:,} of {self.atoms:,}"
         detail = f"pairs and shifts {'equal' if self.identical else 'DIFFER FROM'} ASE's ({part} atoms)"
         if self.at_cutoff:
             detail += f"; {self.at_cutoff} pairs within rounding of the cutoff left out"

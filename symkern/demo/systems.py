@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import ase.build
 import numpy as np
-from ase import Atoms
-from ase.build import molecule
 from ase.collections import g2
 from ase.spacegroup import crystal
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from symkern.data import Structures
+
+_molecule: Any = ase.build.molecule
 
 # molecules per Å^3 of liquid water at room temperature
 WATER_DENSITY = 0.0334
@@ -41,7 +42,7 @@ def water_grid(counts: tuple[int, int, int]) -> tuple[NDArray[np.float64], NDArr
 
 def water_box(centers: NDArray[np.float64], cell: NDArray[np.float64], seed: int = 0) -> Structures:
     """A water molecule with its oxygen on each of `centers`, in random orientation; molecules are kept whole."""
-    water = molecule("H2O")
+    water = _molecule("H2O")
     arms = water.positions - water.positions[0]
     quaternions = np.random.default_rng(seed).normal(size=(len(centers), 4))
     rotations = Rotation.from_quat(quaternions).as_matrix()
@@ -53,11 +54,11 @@ def quartz(repeat: int, seed: int = 0) -> Structures:
     """Alpha quartz, sheared until every angle of its cell is oblique, with random displacements of 0.05 Å."""
     unit: Any = crystal(
         ["Si", "O"],
-        [(0.4697, 0, 0), (0.4135, 0.2669, 0.1191)],
-        spacegroup=152,
+        [(0.4697, 0, 2 / 3), (0.4135, 0.2669, 0.7858)],
+        spacegroup=154,
         cellpar=[4.916, 4.916, 5.4054, 90, 90, 120],
     )
-    atoms: Atoms = unit.repeat(repeat)
+    atoms = unit.repeat(repeat)
     shear = np.array([[1.0, 0.05, 0.1], [0.0, 1.0, -0.15], [0.0, 0.0, 1.0]])
     cell = np.asarray(atoms.get_cell()) @ shear
     noise = np.random.default_rng(seed).normal(scale=0.05, size=(len(atoms), 3))

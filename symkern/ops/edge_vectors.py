@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from symkern import _library as _library
-from symkern._autograd import differentiable
+from symkern._autograd import differentiable, fake
 from symkern.neighbors import Neighbors
 
 
@@ -51,7 +51,7 @@ def reference(positions: Tensor, nb: Neighbors, cell: Tensor | None = None) -> T
     return vectors
 
 
-@torch.library.register_fake("symkern::edge_vectors")
+@fake("edge_vectors")
 def _(
     positions: Tensor | None,
     cell: Tensor | None,
@@ -68,7 +68,7 @@ def _(
     return like.new_empty((edge_index.shape[1], 3))
 
 
-@torch.library.register_fake("symkern::edge_vectors_backward")
+@fake("edge_vectors_backward")
 def _(
     grad: Tensor,
     edge_index: Tensor,

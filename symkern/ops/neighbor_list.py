@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from symkern import _library as _library
+from symkern._autograd import fake
 from symkern.neighbors import Neighbors
 
 # pbc in every direction, as one bit per lattice vector
@@ -50,9 +51,10 @@ def neighbor_list(
         Neighbors. ``shifts`` are int32 in units of the lattice vectors.
 
     Raises:
-        ValueError: wrong shapes, dtypes or devices; positions that are not finite; cutoff <= 0; a batch that is negative
-            or not sorted; a ptr that does not run from 0 to N; a singular cell along periodic directions; more edges
-            than `max_edges`; atoms more than 1e6 cells away from the cell.
+        ValueError: wrong shapes, dtypes or devices; positions that are not finite; cutoff <= 0; a batch that is
+            negative or not sorted; a ptr that does not run from 0 to N; a singular cell along periodic directions; more
+            edges than `max_edges` (on CUDA, where such a call does not synchronise, the list is then empty and the next
+            call without `max_edges` raises); atoms more than 1e6 cells away from the cell.
     """
     mask = _ALL
     if pbc is not None and not isinstance(pbc, Tensor):
@@ -153,7 +155,7 @@ def _image_reach(r: Tensor, rows: Tensor, periodic: Tensor, cutoff: float) -> li
     return [next(reach) if flag else 0 for flag in periodic]
 
 
-@torch.library.register_fake("symkern::neighbor_list")
+@fake("neighbor_list")
 def _(
     positions: Tensor,
     cutoff: float,
@@ -168,6 +170,7 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     context = torch.library.get_ctx()
     edges = max_edges if max_edges >= 0 else context.new_dynamic_size()
+    starts: int | torch.SymInt = 2
     if ptr is not None:
         starts = ptr.shape[0]
     elif cell is not None and cell.dim() == 3:
@@ -176,8 +179,6 @@ def _(
         starts = pbc.shape[0] + 1
     elif batch is not None:
         starts = context.new_dynamic_size()
-    else:
-        starts = 2
     long = torch.int64
     return (
         positions.new_empty((2, edges), dtype=long),
@@ -187,11 +188,11 @@ def _(
     )
 
 
-@torch.library.register_fake("symkern::sender_order")
+@fake("sender_order")
 def _(edge_index: Tensor, row_ptr: Tensor) -> tuple[Tensor, Tensor]:
     return edge_index.new_empty(edge_index.shape[1]), torch.empty_like(row_ptr)
 
 
-@torch.library.register_fake("symkern::reverse_edges")
+@fake("reverse_edges")
 def _(edge_index: Tensor, shifts: Tensor | None, row_ptr: Tensor) -> Tensor:
     return edge_index.new_empty(edge_index.shape[1])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from symkern import _library as _library
-from symkern._autograd import differentiable, gradient_of
+from symkern._autograd import differentiable, fake, gradient_of
 
 
 def safe_norm(vec: Tensor) -> Tensor:
@@ -55,17 +55,17 @@ def _double_backward_reference(direction: Tensor, grad: Tensor, vec: Tensor) -> 
     return along.squeeze(-1), grad.unsqueeze(-1) * inverse * (direction - along * unit)
 
 
-@torch.library.register_fake("symkern::safe_norm")
+@fake("safe_norm")
 def _(vec: Tensor) -> Tensor:
     return vec.new_empty(vec.shape[0])
 
 
-@torch.library.register_fake("symkern::safe_norm_backward")
+@fake("safe_norm_backward")
 def _(grad: Tensor, vec: Tensor) -> Tensor:
     return torch.empty_like(vec, memory_format=torch.contiguous_format)
 
 
-@torch.library.register_fake("symkern::safe_norm_double_backward")
+@fake("safe_norm_double_backward")
 def _(direction: Tensor, grad: Tensor, vec: Tensor) -> tuple[Tensor, Tensor]:
     return vec.new_empty(vec.shape[0]), torch.empty_like(vec, memory_format=torch.contiguous_format)
 

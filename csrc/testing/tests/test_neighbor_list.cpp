@@ -60,8 +60,8 @@ std::vector<Edge> reference(const System<T>& system) {
         for (int x = -range[0]; x <= range[0]; ++x) {
           for (int y = -range[1]; y <= range[1]; ++y) {
             for (int z = -range[2]; z <= range[2]; ++z) {
-              const double d2 = pair_distance_sq(load_vec3(&system.positions[3 * i]), load_vec3(&system.positions[3 * j]),
-                                                 {x, y, z}, cell);
+              const double d2 = pair_distance_sq(load_vec3(&system.positions[3 * i]),
+                                                 load_vec3(&system.positions[3 * j]), {x, y, z}, cell);
               if (!(d2 < system.cutoff * system.cutoff)) continue;
               const Edge edge{i, j, x, y, z}, self{i, i, 0, 0, 0};
               if (edge == self ? !system.self_loops : !system.full && edge < self) continue;
@@ -116,14 +116,16 @@ Result run(const System<T>& system, int64_t capacity = -1, bool synchronise = tr
                     system.cutoff,
                     system.full,
                     system.self_loops};
-  result.summary = find_edges(in, capacity, synchronise, memory, sticky.data(), row_ptr.data(), allocate, gpu::Stream{});
+  result.summary =
+      find_edges(in, capacity, synchronise, memory, sticky.data(), row_ptr.data(), allocate, gpu::Stream{});
   result.row_ptr = row_ptr.to_host();
   result.sticky = sticky.to_host()[0];
   if (result.room >= 0) {
     const auto senders = index[0].to_host(), receivers = index[1].to_host();
     const auto s = shifts[0].to_host();
     for (int64_t e = 0; e < result.room; ++e) {
-      const Edge edge{receivers[e], senders[e], cells ? s[3 * e] : 0, cells ? s[3 * e + 1] : 0, cells ? s[3 * e + 2] : 0};
+      const Edge edge{receivers[e], senders[e], cells ? s[3 * e] : 0, cells ? s[3 * e + 1] : 0,
+                      cells ? s[3 * e + 2] : 0};
       if (e < result.row_ptr[n]) {
         result.edges.push_back(edge);
       } else {
@@ -188,7 +190,8 @@ void test_cells() {
   std::mt19937 random(2);
   std::uniform_real_distribution<double> uniform(-1, 1);
   for (int trial = 0; trial < 48; ++trial) {
-    System<T> system = random_system<T>(random, trial % 4 == 0 ? std::vector<int>{3, 0, 5} : std::vector<int>{6}, 1.5, 1.5);
+    System<T> system =
+        random_system<T>(random, trial % 4 == 0 ? std::vector<int>{3, 0, 5} : std::vector<int>{6}, 1.5, 1.5);
     for (int64_t b = 0; b < system.structures(); ++b) {
       std::array<double, 9> rows;
       Mat3 m;

@@ -174,7 +174,7 @@ CASE = Case(
         "no room to spare": _structures((), max_edges=0),
         "padded": _structures((4, 0, 6), "shared", max_edges=900),
         "large": _structures((1600,), density=0.4, cutoff=2.0),
-        "large periodic": _structures((600,), "shared", density=3.0, cutoff=1.2),
+        "large periodic": _structures((250,), "shared", density=3.0, cutoff=1.2),
     },
     ops=_ops,
     compile_sample="padded",

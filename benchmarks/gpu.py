@@ -1,0 +1,214 @@
+"""The same ops on a GPU: python -m benchmarks.gpu [--device cpu --tiny for a dry run] [--out FOLDER]
+
+Needs torch and symkern only. A sample is one call between two events on an otherwise idle device, with the L2 cache
+overwritten before it and the input changing from call to call; contestants take turns. Outputs are fresh, from torch's
+caching allocator, which is warm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import symkern as sk
+from benchmarks import contest, edge_ops, machine, peers, report, systems
+from benchmarks.peers import OURS, Entry
+from benchmarks.report import Row
+from benchmarks.systems import System
+from benchmarks.timing import Race, rounds_within
+
+INPUTS = 4  # sets of positions to rotate through
+
+
+class DeviceRace(Race):
+    """A race that measures with device events; on the CPU, for the dry run, with the host clock."""
+
+    def __init__(self, calls: dict[str, Callable[[], Any]], device: torch.device, flush: torch.Tensor) -> None:
+        super().__init__(calls)
+        self.device, self.flush = device, flush
+
+    def _sample(self, call: Callable[[], Any], inner: int) -> float:
+        self.flush.zero_()
+        if self.device.type == "cpu":
+            start = time.perf_counter()
+            call()
+            return time.perf_counter() - start
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        call()
+        end.record()
+        end.synchronize()
+        return float(begin.elapsed_time(end)) / 1e3
+
+
+class Bench:
+    """Collects the rows of one device."""
+
+    def __init__(self, device: torch.device, tiny: bool) -> None:
+        self.device, self.tiny = device, tiny
+        self.rows: list[Row] = []
+        self.isa = _isa(device)
+        self.flush = torch.empty(1 << 16 if tiny else self._l2_bytes() // 2, device=device)  # float32: twice the L2
+        torch.backends.cuda.matmul.allow_tf32 = False
+
+    def _l2_bytes(self) -> int:
+        if self.device.type == "cpu":
+            return 1 << 20
+        return int(torch.cuda.get_device_properties(self.device).L2_cache_size)
+
+    def rates(self) -> tuple[float, float]:
+        """GB/s of a device copy, read plus written, and GFLOP/s of a float32 matrix product without tf32."""
+        size, side = (1 << 18, 64) if self.tiny else (1 << 28, 8192)
+        source = torch.ones(size, device=self.device)
+        target = torch.empty_like(source)
+        a = torch.rand(side, side, device=self.device)
+        out = torch.empty_like(a)
+        race = DeviceRace(
+            {"copy": lambda: target.copy_(source), "mm": lambda: torch.mm(a, a, out=out)}, self.device, self.flush
+        )
+        race.calibrate(shortest=0)
+        for _ in range(5):
+            race.round()
+        seconds = {name: sorted(samples)[2] for name, samples in race.samples.items()}
+        return 2 * source.nbytes / seconds["copy"] / 1e9, 2 * side**3 / seconds["mm"] / 1e9
+
+    def add(self, op: str, system: str, entries: list[Entry], work: contest.Work) -> None:
+        measured = self.rates()
+        race = DeviceRace({entry.name: entry.call for entry in entries}, self.device, self.flush)
+        rounds = rounds_within(0.1 if self.tiny else 2, race.calibrate(shortest=0), most=3 if self.tiny else 100)
+        for _ in range(rounds):
+            race.round()
+        made = contest.rows(entries, race, op, system, 1, work, measured, isa=self.isa)
+        for row in made:
+            print(f"{op} | {system} | {row.who}: {row.form} | {row.median:.4g} {row.unit}", flush=True)
+        self.rows += made
+
+    def neighbor_list(self, host: System, dense: bool) -> None:
+        expected = host.edges()
+        system = host.to(self.device)
+        nb = system.edges()
+        for name in ("edge_index", "row_ptr", "cell_shifts"):
+            on_host, here = getattr(expected, name), getattr(nb, name)
+            if on_host is not None and not torch.equal(on_host, here.cpu()):
+                raise AssertionError(f"{name} of {system.name} differs from the CPU's")
+        rotating = Rotating(system)
+        room = nb.num_edges + 16  # a turned copy may differ by a pair within rounding of the cutoff
+        entries = [
+            Entry(OURS, "edge list, one synchronisation", lambda: rotating.search(None)),
+            Entry(OURS, "edge list, max_edges given", lambda: rotating.search(room)),
+        ]
+        if dense:
+            entries.append(peers.dense(system))
+        self.add("neighbor_list", system.name, entries, contest.neighbor_work(system, nb))
+
+    def edges(self, atoms: int) -> None:
+        system = systems.liquid(atoms).to(self.device)
+        nb = system.edges()
+        name = f"{nb.num_edges:,} edges (periodic)"
+        vectors = edge_ops.eager_vectors(system, nb, select=True)(system.positions)
+        for backward, part in ((False, "forward"), (True, "forward + gradient")):
+            entries = edge_ops.entries(edge_ops.vector_contestants(system, nb, False), system.positions, backward)
+            self.add(f"edge_vectors, {part}", name, entries, edge_ops.vector_work(system, nb, backward))
+            entries = edge_ops.entries(edge_ops.norm_contestants(False), vectors, backward)
+            self.add(f"safe_norm, {part}", name, entries, edge_ops.norm_work(nb.num_edges, backward))
+
+
+class Rotating:
+    """Calls neighbor_list with one of several copies of the positions after the other.
+
+    The copies are turned: a cyclic permutation of the axes maps a cube onto itself and keeps every distance, so the
+    work is the same while addresses and values change.
+    """
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+        self.inputs = [system.positions.roll(k, dims=1).contiguous() for k in range(INPUTS)]
+        self.next = 0
+
+    def search(self, max_edges: int | None) -> sk.Neighbors:
+        self.next = (self.next + 1) % INPUTS
+        system = self.system
+        ptr = None if len(system.ptr) == 2 else system.ptr
+        return sk.neighbor_list(self.inputs[self.next], system.cutoff, ptr=ptr, cell=system.cell, max_edges=max_edges)
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """Head of the result file: the host's, with the device in place of the processor."""
+    head = machine.describe() | {"peers": {}}
+    if device.type == "cpu":
+        return head | {"machine": "dry-run"}
+    model = torch.cuda.get_device_name(device)
+    return head | {
+        "machine": machine.slug(model),
+        "device": "cuda",
+        "model": model,
+        "isa": _isa(device),
+        "driver": driver(),
+        "cuda": torch.version.cuda,
+    }
+
+
+def _isa(device: torch.device) -> str:
+    return "cpu" if device.type == "cpu" else "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+
+
+def driver() -> str:
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        text = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    found = re.search(r"[\d.]+", text)
+    return found.group(0) if found else "unknown"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="sizes for a dry run; nothing is written to results/")
+    parser.add_argument("--out", type=Path, default=None, help="folder for the result (default: benchmarks/results)")
+    options = parser.parse_args(arguments)
+    device = torch.device(options.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        print("no CUDA device; --device cpu --tiny does a dry run", file=sys.stderr)
+        return 2
+    tiny = options.tiny
+    bench = Bench(device, tiny)
+    failed = []
+    stages: list[tuple[str, Callable[[], None]]] = [
+        ("512 x 64", lambda: bench.neighbor_list(systems.periodic_batch(4 if tiny else 512, 64), False)),
+        ("131,072", lambda: bench.neighbor_list(systems.liquid(600 if tiny else 131_072, 5.0), False)),
+        ("1,000,000", lambda: bench.neighbor_list(systems.liquid(1000 if tiny else 1_000_000), False)),
+        ("128 x 18", lambda: bench.neighbor_list(systems.molecules(8 if tiny else 128), True)),
+        ("4096 x 18", lambda: bench.neighbor_list(systems.molecules(16 if tiny else 4096), True)),
+        ("2.7 M edges", lambda: bench.edges(300 if tiny else 30_000)),
+        ("27 M edges", lambda: bench.edges(600 if tiny else 300_000)),
+    ]
+    for name, stage in stages:
+        try:
+            stage()
+        except Exception as error:  # the other systems are still worth measuring in a lent hour
+            failed.append(name)
+            print(f"FAILED {name}: {type(error).__name__}: {error}", flush=True)
+    if bench.rows:
+        folder = options.out or (machine.ROOT / ("build/bench" if tiny else "benchmarks/results"))
+        suffix = "-partial" if failed else ""
+        path, text = report.write(describe(device), bench.rows, folder, suffix)
+        outside = os.environ.get("OUT")
+        if outside:
+            report.write(describe(device), bench.rows, Path(outside), suffix)
+        print(f"\n{text}\nwritten to {path.name}")
+    return 1 if failed or not bench.rows else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, in one go, offline, within ten minutes: build, tests on cuda, compute-sanitizer, benchmarks.
+#   benchmarks/run_gpu.sh                          writes benchmarks/results/<gpu>.json and .md
+#   SYMKERN_GPU_DRY_RUN=1 benchmarks/run_gpu.sh    the same stages at tiny sizes on the CPU, without touching the tree
+# Uses the python that is there (PYTHON=python3) with torch, pybind11, cmake, ninja, pytest, hypothesis; nothing is downloaded.
+# SYMKERN_COMMIT=HASH[-dirty] names the commit where the copy has no .git. Copies of logs and results go to $OUT if set.
+# A stage that fails or runs out of time does not stop the next ones; the exit code is their number.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+
+python=${PYTHON:-python3}
+dry=${SYMKERN_GPU_DRY_RUN:-}
+work=$PWD/build/gpu
+logs=$work/logs
+[ -n "$dry" ] && work=$PWD/build/gpu-dry logs=$PWD/build/gpu-dry/logs
+mkdir -p "$logs"
+rm -f "$logs"/*.log
+export PYTHONPATH=$PWD PYTHONDONTWRITEBYTECODE=1
+jobs=$(nproc)
+failed=()
+
+# stage NAME SECONDS FUNCTION: runs the function in a shell of its own, with a log, a time limit and a verdict
+stage() {
+  local name=$1 limit=$2 log=$logs/$1.log start=$SECONDS code=0
+  echo "== $name (at most $limit s)"
+  timeout --kill-after=10 "$limit" bash -c "set -euo pipefail; $3" >"$log" 2>&1 || code=$?
+  if [ "$code" = 0 ]; then
+    echo "   ok, $((SECONDS - start)) s"
+  else
+    [ "$code" = 124 ] || [ "$code" = 137 ] && echo "   out of time"
+    echo "   FAILED with $code after $((SECONDS - start)) s; the end of ${log#"$PWD"/}:"
+    tail -n 15 "$log" | sed 's/^/   | /'
+    failed+=("$name")
+  fi
+}
+
+describe() {
+  if [ -z "$dry" ]; then
+    nvidia-smi --query-gpu=name,driver_version,memory.total,compute_cap --format=csv
+    nvcc --version | tail -n 2
+  fi
+  cmake --version | head -n 1
+  "$python" - <<END
+import sys, torch
+print("python", sys.version.split()[0], "torch", torch.__version__, "CUDA", torch.version.cuda)
+if not "$dry":
+    assert torch.cuda.is_available(), "torch sees no CUDA device"
+    print(torch.cuda.get_device_name(0), torch.cuda.get_device_capability(0))
+END
+}
+
+build() {
+  local cuda=ON architecture prefix=$PWD
+  if [ -n "$dry" ]; then
+    cuda=OFF architecture=80 prefix=$work/tree  # the libraries in the tree stay as they are
+  else
+    # 90 means 90a: the release wheels are built for it where wgmma is used
+    architecture=$("$python" -c 'import torch; n = "%d%d" % torch.cuda.get_device_capability(0); print({"90": "90a"}.get(n, n))')
+  fi
+  # a configuration of another machine or torch would be reused silently
+  rm -rf "$work/build"
+  cmake -S . -B "$work/build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DSYMKERN_CUDA=$cuda \
+    -DSYMKERN_CUDA_ARCHITECTURES="$architecture" -DPython_EXECUTABLE="$("$python" -c 'import sys; print(sys.executable)')" \
+    -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)"
+  cmake --build "$work/build" -j "$jobs"
+  cmake --install "$work/build" --prefix "$prefix"
+}
+
+# registers, spills and shared memory of each kernel, from the log of the build
+ptxas_summary() {
+  "$python" - "$logs/build.log" <<'END'
+import re, subprocess, sys
+kernels, name = {}, None
+for line in open(sys.argv[1], errors="replace"):
+    if found := re.search(r"Compiling entry function '(\w+)' for '(\w+)'", line):
+        name = found.groups()
+        kernels[name] = {"registers": 0, "stack": 0, "spilled": 0, "shared": 0}
+    elif name and (found := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", line)):
+        kernels[name].update(stack=int(found[1]), spilled=int(found[2]) + int(found[3]))
+    elif name and (found := re.search(r"Used (\d+) registers", line)):
+        shared = re.search(r"(\d+) bytes smem", line)
+        kernels[name].update(registers=int(found[1]), shared=int(shared[1]) if shared else 0)
+        name = None
+if not kernels:
+    sys.exit("the build log holds no ptxas figures")
+names = [mangled for mangled, _ in kernels]
+try:
+    plain = subprocess.run(["c++filt", "-p"], input="\n".join(names), text=True, capture_output=True).stdout.splitlines()
+except OSError:
+    plain = names
+print(f"{len(kernels)} kernels, {sum(k['spilled'] > 0 for k in kernels.values())} spill")
+print("registers  stack  spilled  shared  kernel")
+for ((_, arch), k), shown in zip(kernels.items(), plain):
+    print(f"{k['registers']:9}  {k['stack']:5}  {k['spilled']:7}  {k['shared']:6}  {arch} {shown[:110]}")
+END
+}
+
+load() {
+  # exits with an error if the library was built but could not be used
+  "$python" - <<END
+from symkern import _library
+assert _library.cpu.problem is None, _library.cpu.problem
+if not "$dry":
+    assert _library.cuda.problem is None, _library.cuda.problem
+for op in _library.op_names():
+    keys = [key for key in ("CPU", "CUDA") if _library.has_kernel(op, key)]
+    print(f"{op:32} {' '.join(keys)}")
+    assert "$dry" or "CUDA" in keys, f"{op} has no CUDA kernel"
+END
+  "$python" -m symkern info || echo "(symkern info is not there)"
+}
+
+tests() {
+  if [ -n "$dry" ]; then
+    "$python" -m pytest python_tests -x -q --device cpu -k "safe_norm" -p no:cacheprovider
+  else
+    "$python" -m pytest python_tests -q --device cuda -rs --durations=10 -p no:cacheprovider
+  fi
+}
+
+# A small run of everything through compute-sanitizer: tiny sizes, so that the checks fit into the time.
+sanitize() {
+  [ -z "$dry" ] || { echo "dry run: no compute-sanitizer"; return 0; }
+  PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$1" --error-exitcode 9 --kernel-name-exclude regex="at::" \
+    "$python" -m benchmarks.gpu --device cuda --tiny --out "$work/sanitizer"
+}
+
+bench() {
+  if [ -n "$dry" ]; then
+    "$python" -m benchmarks.gpu --device cpu --tiny --out "$work/results"
+  else
+    "$python" -m benchmarks.gpu --device cuda
+  fi
+}
+
+export -f describe build ptxas_summary load tests sanitize bench
+export python dry work logs jobs
+stage environment 30 describe
+stage build 180 build
+if [ -z "$dry" ]; then
+  stage ptxas 10 ptxas_summary
+  sed 's/^/   /' "$logs/ptxas.log" 2>/dev/null | head -n 60
+fi
+stage load 30 load
+stage tests 150 tests
+tail -n 3 "$logs/tests.log" | sed 's/^/   /'
+stage memcheck 50 "sanitize memcheck"
+stage racecheck 50 "sanitize racecheck"
+stage bench 90 bench
+cat "$logs/bench.log"
+if [ -n "${OUT:-}" ]; then
+  mkdir -p "$OUT"
+  cp -r "$logs" "$OUT/"
+fi
+echo "== ${#failed[@]} stages failed${failed[*]:+: ${failed[*]}}; logs in ${logs#"$PWD"/}; $SECONDS s"
+exit "${#failed[@]}"
