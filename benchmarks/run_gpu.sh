@@ -4,7 +4,8 @@
 #   SYMKERN_GPU_DRY_RUN=1 benchmarks/run_gpu.sh    the same stages at tiny sizes on the CPU, without touching the tree
 # Uses the python that is there (PYTHON=python3) with torch, pybind11, cmake, ninja, pytest, hypothesis; nothing is downloaded.
 # SYMKERN_COMMIT=HASH[-dirty] names the commit where the copy has no .git. Copies of logs and results go to $OUT if set.
-# A stage that fails or runs out of time does not stop the next ones; the exit code is their number.
+# A stage that fails or runs out of time does not stop the next ones; the exit code is their number. A stage that cannot
+# run on this machine says why and counts as skipped, not as passed.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
@@ -17,7 +18,7 @@ mkdir -p "$logs"
 rm -f "$logs"/*.log
 export PYTHONPATH=$PWD PYTHONDONTWRITEBYTECODE=1
 jobs=$(nproc)
-failed=()
+failed=() skipped=()
 
 # stage NAME SECONDS FUNCTION: runs the function in a shell of its own, with a log, a time limit and a verdict
 stage() {
@@ -26,6 +27,9 @@ stage() {
   timeout --kill-after=10 "$limit" bash -c "set -euo pipefail; $3" >"$log" 2>&1 || code=$?
   if [ "$code" = 0 ]; then
     echo "   ok, $((SECONDS - start)) s"
+  elif [ "$code" = 77 ]; then
+    echo "   SKIPPED: $(tail -n 1 "$log")"
+    skipped+=("$name")
   else
     [ "$code" = 124 ] || [ "$code" = 137 ] && echo "   out of time"
     echo "   FAILED with $code after $((SECONDS - start)) s; the end of ${log#"$PWD"/}:"
@@ -52,7 +56,8 @@ END
 build() {
   local cuda=ON architecture prefix=$PWD
   if [ -n "$dry" ]; then
-    cuda=OFF architecture=80 prefix=$work/tree  # the libraries in the tree stay as they are
+    architecture=90a prefix=$work/tree  # the libraries in the tree stay as they are
+    command -v nvcc >/dev/null || cuda=OFF
   else
     # 90 means 90a: the release wheels are built for it where wgmma is used
     architecture=$("$python" -c 'import torch; n = "%d%d" % torch.cuda.get_device_capability(0); print({"90": "90a"}.get(n, n))')
@@ -68,7 +73,7 @@ build() {
 
 # registers, spills and shared memory of each kernel, from the log of the build
 ptxas_summary() {
-  "$python" - "$logs/build.log" <<'END'
+  "$python" - "$logs/build.log" "$dry" <<'END'
 import re, subprocess, sys
 kernels, name = {}, None
 for line in open(sys.argv[1], errors="replace"):
@@ -82,7 +87,8 @@ for line in open(sys.argv[1], errors="replace"):
         kernels[name].update(registers=int(found[1]), shared=int(shared[1]) if shared else 0)
         name = None
 if not kernels:
-    sys.exit("the build log holds no ptxas figures")
+    print("the build log holds no ptxas figures: built without CUDA")
+    sys.exit(77 if sys.argv[2] else 1)
 names = [mangled for mangled, _ in kernels]
 try:
     plain = subprocess.run(["c++filt", "-p"], input="\n".join(names), text=True, capture_output=True).stdout.splitlines()
@@ -118,11 +124,44 @@ tests() {
   fi
 }
 
-# A small run of everything through compute-sanitizer: tiny sizes, so that the checks fit into the time.
+# A bug for each tool, under the filter that the real run uses: a checker that misses its bug proves nothing.
+plant() {
+  cat >"$work/planted.cu" <<'END'
+namespace symkern {
+__global__ void planted_memcheck(int* out) { out[blockDim.x + threadIdx.x] = 1; }
+__global__ void planted_racecheck(int* out) {
+  __shared__ int tile[64];
+  tile[threadIdx.x] = threadIdx.x;
+  out[threadIdx.x] = tile[63 - threadIdx.x];
+}
+}  // namespace symkern
+int main(int argc, char**) {
+  int* out = nullptr;
+  if (cudaMalloc(&out, 64 * sizeof(int)) != cudaSuccess) return 3;
+  if (argc > 1) symkern::planted_racecheck<<<1, 64>>>(out);
+  else symkern::planted_memcheck<<<1, 64>>>(out);
+  return cudaDeviceSynchronize() == cudaSuccess ? 0 : 4;
+}
+END
+  nvcc -arch=native -o "$work/planted" "$work/planted.cu"
+}
+
+# Every op at tiny sizes, so that the checks fit into the time.
 sanitize() {
-  [ -z "$dry" ] || { echo "dry run: no compute-sanitizer"; return 0; }
-  PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$1" --error-exitcode 9 --kernel-name-exclude regex="at::" \
-    "$python" -m benchmarks.gpu --device cuda --tiny --out "$work/sanitizer"
+  local tool=$1 code=0 argument=()
+  [ -z "$dry" ] || { echo "dry run, no GPU"; exit 77; }
+  [ "$tool" = racecheck ] && argument=(race)
+  local check=(compute-sanitizer --tool "$tool" --error-exitcode 9 --kernel-name kns=symkern)
+  plant
+  "${check[@]}" "$work/planted" "${argument[@]}" 2>&1 | tee "$work/planted.log" || code=$?
+  if grep -qi "device not supported" "$work/planted.log"; then
+    echo "compute-sanitizer does not work on this machine: $(grep -i -m 1 "device not supported" "$work/planted.log")"
+    exit 77
+  fi
+  [ "$code" = 9 ] || { echo "$tool did not find the planted bug (exit code $code, expected 9)"; exit 1; }
+  echo "$tool found the planted bug; now the ops"
+  # without torch's cache every tensor is an allocation of its own, with bounds that memcheck knows
+  PYTORCH_NO_CUDA_MEMORY_CACHING=1 OUT='' "${check[@]}" "$python" -m benchmarks.gpu --tiny --out "$work/sanitizer"
 }
 
 bench() {
@@ -133,14 +172,12 @@ bench() {
   fi
 }
 
-export -f describe build ptxas_summary load tests sanitize bench
+export -f describe build ptxas_summary load tests plant sanitize bench
 export python dry work logs jobs
 stage environment 30 describe
 stage build 180 build
-if [ -z "$dry" ]; then
-  stage ptxas 10 ptxas_summary
-  sed 's/^/   /' "$logs/ptxas.log" 2>/dev/null | head -n 60
-fi
+stage ptxas 10 ptxas_summary
+head -n 60 "$logs/ptxas.log" | sed 's/^/   /'
 stage load 30 load
 stage tests 150 tests
 tail -n 3 "$logs/tests.log" | sed 's/^/   /'
@@ -152,5 +189,6 @@ if [ -n "${OUT:-}" ]; then
   mkdir -p "$OUT"
   cp -r "$logs" "$OUT/"
 fi
+[ "${#skipped[@]}" = 0 ] || echo "== skipped: ${skipped[*]}"
 echo "== ${#failed[@]} stages failed${failed[*]:+: ${failed[*]}}; logs in ${logs#"$PWD"/}; $SECONDS s"
 exit "${#failed[@]}"

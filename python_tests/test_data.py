@@ -203,6 +203,7 @@ def test_damaged_archives_raise_nothing_else(tmp_path):
     assert refused > 200
 
 
+@pytest.mark.filterwarnings("ignore")  # of the parser that numpy reads headers with
 def test_damaged_headers_raise_nothing_else(tmp_path):
     """The same without checksums in the way: the arrays' own headers are wrong."""
     rng = np.random.default_rng(2)

@@ -100,11 +100,14 @@ class Arena {
     return reinterpret_cast<T*>(large_.back().get());
 #endif
     if (bytes > size_) {
-      if (bytes > BlockPool::kBlock) {
-        large_.emplace_back(new std::byte[bytes + 64]);
+      // small arenas stay small: the first blocks come from the heap, large ones from the pool
+      const size_t wanted = blocks_.empty() && next_size_ < BlockPool::kBlock ? next_size_ : BlockPool::kBlock;
+      if (bytes > wanted || wanted < BlockPool::kBlock) {
+        size_ = bytes > wanted ? bytes : wanted;
+        large_.emplace_back(new std::byte[size_ + 64]);
         const uintptr_t raw = reinterpret_cast<uintptr_t>(large_.back().get());
         next_ = reinterpret_cast<std::byte*>((raw + 63) & ~uintptr_t{63});
-        size_ = bytes;
+        next_size_ *= 8;
       } else {
         blocks_.push_back(BlockPool::instance().acquire());
         next_ = static_cast<std::byte*>(blocks_.back());
@@ -135,6 +138,7 @@ class Arena {
   std::vector<std::unique_ptr<std::byte[]>> large_;
   std::byte* next_ = nullptr;
   size_t size_ = 0;
+  size_t next_size_ = size_t{16} << 10;
 };
 
 }  // namespace symkern

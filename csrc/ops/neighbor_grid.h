@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <tuple>
 #include <vector>
 
@@ -85,6 +86,12 @@ class NeighborGrid {
     }
     *num_runs = count;
     return length;
+  }
+  // Gives back what only the search needs; keys can still be turned into shifts.
+  void release_slots() {
+    store_.reset();
+    slots_ = {};
+    bin_start_ = {};
   }
   int64_t max_runs() const { return static_cast<int64_t>(stencil_.size()); }
 
@@ -294,10 +301,10 @@ class NeighborGrid {
     for (int64_t b = 0; b < bins; ++b) bin_start_[b + 1] += bin_start_[b];
     // 64 readable floats past the end: the search loads whole vectors
     const int64_t padded = num_slots_ + 64;
-    float* x = store_.allocate<float>(padded);
-    float* y = store_.allocate<float>(padded);
-    float* z = store_.allocate<float>(padded);
-    uint32_t* key = store_.allocate<uint32_t>(padded);
+    float* x = store_->allocate<float>(padded);
+    float* y = store_->allocate<float>(padded);
+    float* z = store_->allocate<float>(padded);
+    uint32_t* key = store_->allocate<uint32_t>(padded);
     std::vector<int32_t> next(bin_start_.begin(), bin_start_.end() - 1);
     for (int64_t s = 0; s < num_slots_; ++s) {
       const int32_t to = next[bin[s]]++;
@@ -346,7 +353,7 @@ class NeighborGrid {
   double bin_width_[3] = {1, 1, 1};
   std::vector<int32_t> bin_start_;
   std::vector<Reach> stencil_;
-  Arena store_;
+  std::unique_ptr<Arena> store_ = std::make_unique<Arena>();
 };
 
 }  // namespace symkern

@@ -68,10 +68,10 @@ class NeighborListHost {
     row_ptr_ = row_ptr;
     row_ptr_[0] = 0;
     plan();
-    for_structures([&](int64_t b, bool alone) { grids_.empty() || !is_grid(b) ? find_bits(b) : find_grid(b, alone); });
+    for_structures([&](int64_t b, Arena* arena) { is_grid(b) ? find_grid(b, arena) : find_bits(b); });
     for (int64_t i = 0; i < in_.num_atoms; ++i) row_ptr_[i + 1] += row_ptr_[i];
     out_ = allocate(row_ptr_[in_.num_atoms]);
-    for_structures([&](int64_t b, bool alone) { is_grid(b) ? write_grid(b, alone) : write_bits(b); });
+    for_structures([&](int64_t b, Arena* arena) { is_grid(b) ? write_grid(b, arena != nullptr) : write_bits(b); });
   }
 
  private:
@@ -103,20 +103,22 @@ class NeighborListHost {
     }
   }
 
-  // Small structures in parallel, one thread each; large ones one after the other, threads inside.
+  // Small structures in parallel, one thread each, with that thread's arena; large ones one after the other, threads
+  // inside, without one.
   template <class F>
   void for_structures(const F& f) {
     const int64_t count = in_.num_structures;
     const int64_t mean = in_.num_atoms / std::max<int64_t>(1, count) + 1;
     const bool shared = parallel_.threads() > 1;
     parallel_(count, std::max<int64_t>(1, 2048 / mean), [&](int64_t begin, int64_t end) {
+      Arena& arena = new_arena();
       for (int64_t b = begin; b < end; ++b) {
-        if (!(shared && is_grid(b) && size(b) >= kSharedLimit)) f(b, true);
+        if (!(shared && is_grid(b) && size(b) >= kSharedLimit)) f(b, &arena);
       }
     });
     if (!shared) return;
     for (int64_t b = 0; b < count; ++b) {
-      if (is_grid(b) && size(b) >= kSharedLimit) f(b, false);
+      if (is_grid(b) && size(b) >= kSharedLimit) f(b, nullptr);
     }
   }
 
@@ -185,17 +187,18 @@ class NeighborListHost {
 
   // ---- everything else: cell list ------------------------------------------------------------------------------
 
-  void find_grid(int64_t b, bool alone) {
+  void find_grid(int64_t b, Arena* arena) {
     const int64_t first = in_.ptr[b];
     const T* r = positions(b);
     grids_[b] = std::make_unique<NeighborGrid>(r, size(b), first, b, in_.lattice_of(b), in_.cutoff);
     const NeighborGrid& grid = *grids_[b];
-    const auto body = [&](int64_t begin, int64_t end) { find_rows(grid, r, first, begin, end, new_arena()); };
-    if (alone) {
-      body(0, grid.num_bins());
+    if (arena != nullptr) {
+      find_rows(grid, r, first, 0, grid.num_bins(), *arena);
     } else {
-      parallel_(grid.num_bins(), std::max<int64_t>(1, grid.num_bins() / 64), body);
+      parallel_(grid.num_bins(), std::max<int64_t>(1, grid.num_bins() / 64),
+                [&](int64_t begin, int64_t end) { find_rows(grid, r, first, begin, end, new_arena()); });
     }
+    grids_[b]->release_slots();
   }
 
   void find_rows(const NeighborGrid& grid, const T* r, int64_t first, int64_t bin_begin, int64_t bin_end,

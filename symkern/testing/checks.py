@@ -156,7 +156,7 @@ def check_derivatives(case: Case, sample: str, dtype: torch.dtype, device: Devic
     for k in range(order):
         # forces that cancel are as exact as the largest derivative of this order; each order rounds again
         what, size = f"{case.name}[{sample}], derivative {k + 1}", max(rounding, largest(*truth[k]))
-        _assert_within_rule(case, got[k], same[k], truth[k], what, size=size, slack=2 * 4.0**k)
+        _assert_within_rule(case, got[k], same[k], truth[k], what, size=size, slack=4.0 ** (k + 1))
 
 
 def check_gradcheck(case: Case, sample: str, device: Device = "cpu") -> None:
