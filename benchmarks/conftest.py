@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks import contest, machine, peers, report
-from benchmarks.contest import Work
-from benchmarks.report import Row
-from benchmarks.timing import Race, rounds_within
+from . import contest, machine, peers, report
+from .contest import Work
+from .report import Row
+from .timing import Race, rounds_within
 
 HERE = Path(__file__).parent
 _ROWS: list[Row] = []
@@ -56,8 +56,8 @@ def compare(benchmark: Any, quick: bool) -> Callable[..., list[Row]]:
         op: str, system: str, entries: list[peers.Entry], threads: int, work: Work, note: str = "", most: int = 100
     ) -> list[Row]:
         measured = contest.rates(threads, quick)
-        race = Race({entry.name: entry.call for entry in entries})
-        rounds = rounds_within(0.5 if quick else 8, race.calibrate(), 3 if quick else 7, most)
+        race = Race(contest.calls(entries))
+        rounds = rounds_within(0.5 if quick else 6, race.calibrate(), 3 if quick else 7, most)
         benchmark.pedantic(race.round, rounds=rounds, iterations=1)
         made = contest.rows(entries, race, op, system, threads, work, measured, note)
         # into pytest-benchmark's own file (--benchmark-json), with every sample
@@ -87,9 +87,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if not _ROWS or session.config.getoption("collectonly", False):
         return
     partial = _why_partial(session)
-    folder = session.config.getoption("--results") or (
-        HERE / "results" if partial is None else HERE.parent / "build" / "bench"
-    )
+    folder = session.config.getoption("--results") or machine.results_folder(partial is None)
     head = machine.describe()
     path, text = report.write(head, _ROWS, folder, "" if partial is None else "-partial")
     session.config.stash[_TEXT] = (path, text, partial)
@@ -107,6 +105,6 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             terminalreporter.write_line(f"peer left out: {name}: {reason}")
     terminalreporter.write_line("")
     terminalreporter.write_line(text)
-    shown = path.relative_to(HERE.parent) if path.is_relative_to(HERE.parent) else path
-    why = "" if partial is None else f" (not in benchmarks/results: {partial})"
+    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    why = "" if partial is None else f" (not the machine's result: {partial})"
     terminalreporter.write_line(f"written to {shown} and {shown.with_suffix('.md')}{why}")

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks import machine
-from benchmarks.peers import OURS, Entry
-from benchmarks.report import Row
-from benchmarks.systems import System
-from benchmarks.timing import Race, median_and_iqr
+from . import machine
+from .peers import OURS, Entry
+from .report import Row
+from .systems import System
+from .timing import Race, median_and_iqr
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,13 @@ def rates(threads: int, quick: bool = False) -> tuple[float, float]:
     torch.set_num_threads(threads)
     repeats = 3 if quick else 7
     return machine.copy_rate(repeats), machine.matmul_rate(repeats)
+
+
+def calls(entries: Sequence[Entry]) -> dict[str, Callable[[], Any]]:
+    """The contestants for a Race, by name."""
+    named = {entry.name: entry.call for entry in entries}
+    assert len(named) == len(entries), f"two contestants have one name: {[entry.name for entry in entries]}"
+    return named
 
 
 def rows(

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 import symkern as sk
-from benchmarks.contest import Work
-from benchmarks.peers import OURS, Entry
-from benchmarks.systems import System
+
+from .contest import Work
+from .peers import OURS, Entry
+from .systems import System
 
 Forward = Callable[[Tensor], Tensor]
 

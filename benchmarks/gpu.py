@@ -20,11 +20,12 @@ from typing import Any
 import torch
 
 import symkern as sk
-from benchmarks import contest, edge_ops, machine, peers, report, systems
-from benchmarks.peers import OURS, Entry
-from benchmarks.report import Row
-from benchmarks.systems import System
-from benchmarks.timing import Race, rounds_within
+
+from . import contest, edge_ops, machine, peers, report, systems
+from .peers import OURS, Entry
+from .report import Row
+from .systems import System
+from .timing import Race, rounds_within
 
 INPUTS = 4  # sets of positions to rotate through
 
@@ -83,7 +84,7 @@ class Bench:
 
     def add(self, op: str, system: str, entries: list[Entry], work: contest.Work) -> None:
         measured = self.rates()
-        race = DeviceRace({entry.name: entry.call for entry in entries}, self.device, self.flush)
+        race = DeviceRace(contest.calls(entries), self.device, self.flush)
         rounds = rounds_within(0.1 if self.tiny else 2, race.calibrate(shortest=0), most=3 if self.tiny else 100)
         for _ in range(rounds):
             race.round()
@@ -200,7 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
             failed.append(name)
             print(f"FAILED {name}: {type(error).__name__}: {error}", flush=True)
     if bench.rows:
-        folder = options.out or (machine.ROOT / ("build/bench" if tiny else "benchmarks/results"))
+        folder = options.out or machine.results_folder(complete=not tiny and not failed)
         suffix = "-partial" if failed else ""
         path, text = report.write(describe(device), bench.rows, folder, suffix)
         outside = os.environ.get("OUT")

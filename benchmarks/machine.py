@@ -17,7 +17,10 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
+HERE = Path(__file__).resolve().parent
+# the folder to import this package from: the checkout, or site-packages where a wheel put it into symkern
+IMPORTS = HERE.parents[len(__name__.split(".")) - 2]
+SOURCE = HERE.parent if (HERE.parent / "pyproject.toml").exists() else None
 PEERS = ("vesin", "nvalchemi-toolkit-ops", "warp-lang", "ase")
 _HUGE = 8 << 20  # the ops ask for huge pages from this size on
 
@@ -66,11 +69,20 @@ def pages(own: bool, block: int) -> str:
     return "2M" if setting == "always" or (setting == "madvise" and asked) else "4K"
 
 
+def results_folder(complete: bool) -> Path:
+    """Where results go: only a complete run of a checkout may replace what is committed."""
+    if SOURCE is None:
+        return Path.cwd() / "symkern_bench"
+    return HERE / "results" if complete else SOURCE / "build" / "bench"
+
+
 def commit() -> tuple[str, bool]:
     """Commit, and whether the tree differs from it. SYMKERN_COMMIT says it where a copy has no .git."""
     given = os.environ.get("SYMKERN_COMMIT", "")
     if given:
         return given.removesuffix("-dirty"), given.endswith("-dirty")
+    if SOURCE is None or not (SOURCE / ".git").exists():  # git would find the repository around it, if any
+        return "unknown", True
     try:
         head = _git("rev-parse", "--short=12", "HEAD")
         # the results of an earlier run are not part of what is measured
@@ -81,7 +93,7 @@ def commit() -> tuple[str, bool]:
 
 
 def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(ROOT), *arguments]
+    command = ["git", "-C", str(SOURCE), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 import symkern as sk
-from benchmarks.systems import System
+
+from .systems import System
 
 OURS = "symkern"
 # (receiver, sender, shift) of each edge, as three tensors
@@ -42,7 +43,7 @@ class Entry:
 
     @property
     def name(self) -> str:
-        return f"{self.who}: {self.form}"
+        return f"{self.who}: {self.form}, {self.dtype}"
 
 
 def missing(package: str) -> str | None:

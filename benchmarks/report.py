@@ -171,12 +171,15 @@ def render(result: dict[str, Any]) -> str:
 def _headline(result: dict[str, Any]) -> str:
     peers = ", ".join(f"{name} {version}" for name, version in result["peers"].items() if version)
     state = " with local changes (not a clean commit)" if result["dirty"] else ""
+    version = f"symkern {result['symkern']} at {result['commit']}{state}"
+    if result["commit"] == "unknown":
+        version = f"symkern {result['symkern']}, commit unknown"
     parts = [
         f"{result['model']}, {result['cores']} CPU cores, {result['isa']}",
         f"driver {result['driver']}, CUDA {result['cuda']}" if result["driver"] else f"huge pages: {result['thp']}",
         f"torch {result['torch']}",
         f"peers: {peers}" if peers else "no peers",
-        f"symkern {result['symkern']} at {result['commit']}{state}",
+        version,
         result["date"],
     ]
     return "; ".join(parts) + "."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks import edge_ops, systems
+from . import edge_ops, systems
 
 SYSTEMS = {"periodic": lambda: systems.liquid(30_000), "molecules": lambda: systems.molecules(4096)}
 PARTS = pytest.mark.parametrize("backward", [False, True], ids=["forward", "gradient"])
@@ -20,9 +20,9 @@ def graph(request):
 @pytest.fixture
 def compiled(quick):
     """Whether torch.compile takes part: it needs a compiler, and half a minute."""
-    torch._dynamo.reset()  # compiled code has the number of threads built in
     if quick:
         return False
+    torch._dynamo.reset()  # compiled code has the number of threads built in
     try:
         torch.compile(lambda x: x + 1)(torch.zeros(3))
     except Exception as error:
@@ -53,4 +53,4 @@ def _op(name: str, backward: bool) -> str:
 
 
 def _name(system: systems.System, nb) -> str:
-    return f"{nb.num_edges:,} edges ({system.name.split(',')[0] if system.cell is None else 'periodic'})"
+    return f"{nb.num_edges:,} edges of {system.name}"

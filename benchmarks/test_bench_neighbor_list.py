@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks import contest, isolated, machine, peers, systems
+from . import contest, isolated, machine, peers, systems
 
 OP = "neighbor_list"
 

@@ -38,6 +38,14 @@ def by_ase(positions: Any, cutoff: float, cell: Any = NO_CELL, pbc: Any = False,
     return rows(i[near], j[near], s[near])
 
 
+def within_reach_of_ase(cell: Any, cutoff: float) -> bool:
+    """ASE takes gigabytes and minutes for skewed cells, and wants a cell in all directions."""
+    if abs(np.linalg.det(cell)) < 1e-3:
+        return False
+    heights = 1 / np.linalg.norm(np.linalg.inv(cell), axis=0)
+    return bool(np.prod(2 * cutoff / heights + 1) < 3000)
+
+
 def by_vesin(positions: Any, cutoff: float, cell: Any = NO_CELL, pbc: Any = False) -> Rows:
     search = vesin.NeighborList(cutoff=cutoff, full_list=True, n_threads=1)
     i, j, s = search.compute(np.asarray(positions, dtype=np.float64), np.asarray(cell, dtype=np.float64), pbc, "ijS")

@@ -104,6 +104,13 @@ def test_ratio_and_verdict_follow_from_the_samples():
     assert rows[0].flops is None
 
 
+def test_contestants_of_one_name_are_refused():
+    entry = Entry(OURS, "op", int)
+    contest.calls([entry, dataclasses.replace(entry, dtype="float64")])
+    with pytest.raises(AssertionError, match="one name"):
+        contest.calls([entry, entry])
+
+
 @pytest.mark.parametrize(
     ("target", "kind", "reached", "met"),
     [

@@ -1,55 +1,15 @@
 // Compiled once per instruction-set level with SYMKERN_ISA_LEVEL = baseline | avx2 | avx512. Everything but the table
 // at the end has internal linkage, and no standard template is instantiated: a shared inline symbol compiled for
-// AVX-512 could be the copy the linker keeps for all (tests/check_isa_symbols.py looks).
+// AVX-512 could be the copy the linker keeps for all (scripts/audit.py looks).
 #include "ops/neighbor_list_simd.h"
 
-#if defined(__AVX2__)
-#if defined(__GNUC__) && !defined(__clang__)
-// g++ 12 warns of the deliberately undefined registers inside its own intrinsics
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
-#include <immintrin.h>
-#endif
+#include "core/simd.h"
 
 #define SYMKERN_CONCAT_(a, b) a##b
 #define SYMKERN_CONCAT(a, b) SYMKERN_CONCAT_(a, b)
 
 namespace symkern {
 namespace {
-
-#if defined(__AVX512F__)
-constexpr int W = 16;
-#elif defined(__AVX2__)
-constexpr int W = 8;
-#else
-constexpr int W = 4;
-#endif
-
-// Native-width vectors: one source for all levels; intrinsics only where the vector extension has no word for it.
-typedef float VF __attribute__((vector_size(W * 4), aligned(4), may_alias));
-typedef uint32_t VU __attribute__((vector_size(W * 4), aligned(4), may_alias));
-typedef int32_t VI __attribute__((vector_size(W * 4)));
-
-#define SYMKERN_INLINE static inline __attribute__((always_inline))
-
-SYMKERN_INLINE VF load_f(const float* p) { return *reinterpret_cast<const VF*>(p); }
-SYMKERN_INLINE VU load_u(const uint32_t* p) { return *reinterpret_cast<const VU*>(p); }
-SYMKERN_INLINE void store_u(uint32_t* p, VU v) { *reinterpret_cast<VU*>(p) = v; }
-SYMKERN_INLINE VF splat_f(float x) { return x - VF{}; }  // 0 + x would cost an add: it is not x for x = -0
-SYMKERN_INLINE VU splat_u(uint32_t x) { return x - VU{}; }
-
-SYMKERN_INLINE uint32_t to_mask(VI lanes) {  // lanes are 0 or -1
-#if defined(__AVX512F__)
-  return _mm512_movepi32_mask(reinterpret_cast<__m512i>(lanes));
-#elif defined(__AVX2__)
-  return static_cast<uint32_t>(_mm256_movemask_ps(reinterpret_cast<__m256>(lanes)));
-#else
-  uint32_t mask = 0;
-  for (int l = 0; l < W; ++l) mask |= (static_cast<uint32_t>(lanes[l]) & 1u) << l;
-  return mask;
-#endif
-}
 
 struct Hits {
   uint32_t candidate;  // not certainly outside

@@ -99,9 +99,9 @@ def energies(
     axes.axvspan(at[-free], at[-1], color=BLUE, alpha=0.07, lw=0)
     axes.annotate(
         "constant energy",
-        (at[-free], 1.0),
+        (at[-free], 0.5),
         xycoords=("data", "axes fraction"),
-        xytext=(4, -11),
+        xytext=(4, -20),
         textcoords="offset points",
         fontsize=8,
         color=BLUE,

@@ -43,7 +43,7 @@ class Size:
     walk: int
 
 
-FULL = Size(water=(20, 25, 20), quartz=15, steps=150, free=60, walk=30)
+FULL = Size(water=(20, 25, 20), quartz=15, steps=80, free=40, walk=20)
 QUICK = Size(water=(8, 9, 8), quartz=6, steps=20, free=10, walk=8)
 
 
