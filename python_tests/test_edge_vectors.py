@@ -173,3 +173,20 @@ def test_norm_neither_overflows_nor_underflows(dtype: torch.dtype, tiny: float, 
     not_a_number = torch.tensor([[float("nan"), 1, 2], [float("inf"), 1, 2]], dtype=dtype)
     assert sk.safe_norm(not_a_number)[0].isnan()
     assert sk.safe_norm(not_a_number)[1] == float("inf")
+
+
+@pytest.mark.parametrize("room", [None, 3000])
+def test_the_pipeline_compiles_as_one_graph(room: int | None) -> None:
+    """List, vectors and norms under fullgraph=True: with a fixed size, and with one known only at run time."""
+    positions, cell = system(20, seed=7)
+
+    def total(r: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+        nb = sk.neighbor_list(r.detach(), 3.0, cell=h.detach(), max_edges=room)
+        d = sk.safe_norm(sk.edge_vectors(r, nb, h))
+        return (d * torch.exp(-d)).sum()
+
+    torch._dynamo.reset()
+    leaves = (positions.requires_grad_(), cell.requires_grad_())
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        got = torch.autograd.grad(torch.compile(total, fullgraph=True, backend="aot_eager")(*leaves), leaves)
+    torch.testing.assert_close(got, torch.autograd.grad(total(*leaves), leaves))

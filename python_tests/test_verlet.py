@@ -77,6 +77,17 @@ def test_reused_until_an_atom_has_moved_half_the_skin() -> None:
     assert lst.builds == 3
 
 
+def test_rounding_of_displacements_loses_no_pair() -> None:
+    """Two fp32 atoms that move by half the skin and 1e-8 towards each other, from just outside the list."""
+    x = ("-0x1.1b1ddp-2", "0x1.dc9c46p+1", "0x1.e4e232p-2", "0x1.7c9c46p+1")
+    a, b, a_moved, b_moved = map(float.fromhex, x)
+    lst = sk.VerletList(2.5, 1.5)
+    assert lst(torch.tensor([[a, 0, 0], [b, 0, 0]])).num_edges == 0
+    moved = torch.tensor([[a_moved, 0, 0], [b_moved, 0, 0]])
+    assert sk.neighbor_list(moved, 2.5).num_edges == 2
+    assert lst(moved).num_edges == 2
+
+
 @pytest.mark.parametrize("trigger", ["atoms", "cell", "pbc", "batch", "full", "dtype", "setting appears"])
 def test_rebuilt_when_anything_else_changes(trigger: str) -> None:
     positions, cell, _ = start()

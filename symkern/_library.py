@@ -50,9 +50,10 @@ def check_driver(driver: int, built_by: str) -> str | None:
     major = int(built_by.split(".")[0])
     if driver == 0 or driver // 1000 >= major:
         return None
+    minimum = MINIMUM_DRIVER.get(major, f"of CUDA {major}")
     return (
         f"found a GPU driver for CUDA {driver // 1000}.{driver % 1000 // 10}, expected one for CUDA {major} "
-        f"(driver >= {MINIMUM_DRIVER.get(major, f'of CUDA {major}')}), because this symkern was built by CUDA {built_by}; "
+        f"(driver >= {minimum}), because this symkern was built by CUDA {built_by}; "
         "update the driver, or install a symkern built for your CUDA"
     )
 

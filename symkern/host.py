@@ -158,4 +158,7 @@ def _starts(atoms: int, batch: ArrayLike | None, ptr: ArrayLike | None, structur
     if (np.diff(labels) < 0).any():
         raise ValueError("batch must be sorted; numpy.argsort(batch, kind='stable') is the order that sorts it")
     count = max(structures or 0, int(labels[-1]) + 1 if atoms else 0)
+    if count > 64 * atoms + 65536:  # ids rather than structure numbers; a ptr for them would only fill memory
+        hint = "numpy.unique(batch, return_inverse=True)[1] renumbers it"
+        raise ValueError(f"batch names structure {count - 1} of {atoms} atoms; {hint}")
     return np.searchsorted(labels, np.arange(count + 1)).astype(np.int64)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from symkern.neighbors import Neighbors
+from symkern.ops.edge_vectors import edge_vectors
 from symkern.ops.neighbor_list import neighbor_list
 
 
@@ -65,28 +66,22 @@ class VerletList:
             return False
         if old.numel() == 0:
             return True
-        moved = (positions.detach() - old).square().sum(-1).max()
+        # in fp64, and a hair early: rounding must not lose a pair
+        moved = (positions.detach().double() - old.double()).square().sum(-1).max()
         # NaN compares false: the rebuild then reports the position that is not finite
-        return bool(moved <= (0.5 * self.skin) ** 2)
+        return bool(moved <= (0.5 * self.skin) ** 2 * (1 - 1e-12))
 
     def _within_cutoff(self, positions: Tensor) -> Neighbors:
         nb = self._neighbors
         assert nb is not None
         real = int(nb.row_ptr[-1])
-        edge_index = nb.edge_index[:, :real]
-        shifts = None if nb.cell_shifts is None else nb.cell_shifts[:real]
-        r = positions.detach().double()
-        vectors = r[edge_index[0]] - r[edge_index[1]]
         cell = self._setting.get("cell")
-        if cell is not None:
-            assert shifts is not None
-            rows = cell.double() if cell.dim() == 2 else cell.double()[nb.batch[edge_index[1]]]
-            vectors = vectors + (shifts.double().unsqueeze(1) @ rows).squeeze(1)
-        keep = vectors.square().sum(-1) < self.cutoff**2
-        edge_index = edge_index[:, keep]
+        vectors = edge_vectors(positions.detach().double(), nb, None if cell is None else cell.double())
+        keep = (vectors.square().sum(-1) < self.cutoff**2)[:real].nonzero().squeeze(1)
+        edge_index = nb.edge_index[:, keep]
         counts = torch.bincount(edge_index[1], minlength=nb.num_nodes)
         row_ptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        return Neighbors(edge_index, row_ptr, nb.ptr, None if shifts is None else shifts[keep])
+        return Neighbors(edge_index, row_ptr, nb.ptr, None if nb.cell_shifts is None else nb.cell_shifts[keep])
 
 
 def _same(a: Any, b: Any) -> bool:

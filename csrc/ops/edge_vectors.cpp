@@ -4,8 +4,6 @@
 #include "core/segment_sum.h"
 #include "torch/shim.h"
 
-#include <cmath>
-
 namespace symkern {
 namespace {
 
@@ -29,7 +27,8 @@ struct EdgeVectors {
       const T* rows = cell + (batch != nullptr ? 9 * batch[i] : 0);
       for (int k = 0; k < 3; ++k) {
         const T s = static_cast<T>(shifts[3 * e + k]);
-        for (int c = 0; c < 3; ++c) v[c] = fma(s, rows[3 * k + c], v[c]);
+        // rows of non-periodic directions have no shift, and may hold anything
+        for (int c = 0; c < 3; ++c) v[c] += s != 0 ? s * rows[3 * k + c] : 0;
       }
     }
     for (int c = 0; c < 3; ++c) out[3 * e + c] = v[c];
@@ -71,7 +70,7 @@ struct RowCellGradient {
     for (int64_t e = row_ptr[i]; e < row_ptr[i + 1]; ++e) {
       for (int k = 0; k < 3; ++k) {
         const double s = shifts[3 * e + k];
-        for (int c = 0; c < 3; ++c) sum[3 * k + c] = fma(s, static_cast<double>(grad[3 * e + c]), sum[3 * k + c]);
+        for (int c = 0; c < 3; ++c) sum[3 * k + c] += s * static_cast<double>(grad[3 * e + c]);
       }
     }
     for (int c = 0; c < 9; ++c) out[9 * i + c] = sum[c];

@@ -20,18 +20,15 @@
 
 namespace symkern {
 
-// fp32 coordinates (in units of the cutoff, magnitudes up to `extent`) have an error of extent * 2^-24 each; squared
-// distances inherit it. Everything within twice the worst case of the cutoff is left to fp64.
+// fp32 coordinates (in units of the cutoff, magnitudes up to `extent`) are wrong by up to two roundings, extent *
+// 2^-23; distances inherit it from two points in three directions. What lies within twice that of the cutoff is left to
+// fp64.
 inline Band make_band(double extent) {
-  const double error = extent * 0x1p-21, relative = 0x1p-19;
+  const double error = extent * 0x1p-20, relative = 0x1p-19;
   const double inside = error < 1 ? (1 - error) * (1 - error) * (1 - relative) : 0;
   const double outside = (1 + error) * (1 + error) * (1 + relative);
   return {static_cast<float>(inside), static_cast<float>(outside)};
 }
-
-struct Int4 {
-  int32_t x, y, z, unused;
-};
 
 class NeighborGrid {
  public:
@@ -65,6 +62,9 @@ class NeighborGrid {
     const Int4 j = home_shift_[key >> image_bits_], o = home_shift_[i];
     return {s.x + j.x - o.x, s.y + j.y - o.y, s.z + j.z - o.z};
   }
+
+  const Int4* image_shifts() const { return image_shift_.data(); }
+  const Int4* home_shifts() const { return home_shift_.empty() ? nullptr : home_shift_.data(); }
 
   // Slots that can be within the cutoff of anything in `bin`; returns their number, `runs` has room for max_runs().
   int64_t find_runs(int64_t bin, Run* runs, int64_t* num_runs) const {
@@ -265,9 +265,9 @@ class NeighborGrid {
   }
 
   void sort_slots(const Scratch& scratch) {
-    // Bins: short along x, where runs of bins are consecutive in memory; longer along y and z. Not more bins than
-    // slots, so that a few atoms in a huge box cost little memory.
-    double width[3] = {0.25, 0.5, 0.5};
+    // Bins: short along x, where runs of bins are consecutive in memory; longer along y and z (measured). Not more bins
+    // than slots, so that a few atoms in a huge box cost little memory.
+    double width[3] = {0.25, 0.5, 1.0};
     for (;;) {
       double total = 1;
       for (int k = 0; k < 3; ++k) {

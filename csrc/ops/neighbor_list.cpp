@@ -266,7 +266,7 @@ void find_edges(const Tensor& positions, Checked& c, double cutoff, const Option
       gpu::memset_async(sticky, 0xff, sizeof(*sticky), stream);
       try {
         const int64_t index = static_cast<int64_t>(summary.sticky & ((1ull << 48) - 1));
-        throw_problem(static_cast<Problem>(summary.sticky >> 48), index, index, index - 1);
+        throw_problem(static_cast<Problem>(summary.sticky >> 48), index, index, -1);
       } catch (const std::invalid_argument& error) {
         bad_argument("an earlier neighbor_list with max_edges, which did not synchronise, failed: ", error.what());
       }

@@ -156,8 +156,8 @@ SYMKERN_KERNEL find_owners(Input<T> in, Owner* owners, unsigned long long* statu
 
 template <class T>
 SYMKERN_DEVICE bool molecule_pair(const Input<T>& in, Vec3 ri, int64_t j) {
-  const Vec3 d = load_vec3(in.positions + 3 * j) - ri;
-  return dot(d, d) < in.cutoff * in.cutoff;
+  const Mat3 none{{0, 0, 0}, {0, 0, 0}, {0, 0, 0}};
+  return pair_distance_sq(ri, load_vec3(in.positions + 3 * j), {0, 0, 0}, none) < in.cutoff * in.cutoff;
 }
 
 // fp32 positions: their differences are exact to 2^-24, so a filter in fp32 leaves next to nothing for fp64.
@@ -169,8 +169,7 @@ SYMKERN_DEVICE bool molecule_pair(const Input<float>& in, Vec3 ri, int64_t j) {
   const float d2 = x * x + y * y + z * z;
   if (d2 < 1 - 0x1p-18f) return true;
   if (d2 > 1 + 0x1p-18f) return false;
-  const Vec3 d = load_vec3(in.positions + 3 * j) - ri;
-  return dot(d, d) < in.cutoff * in.cutoff;
+  return molecule_pair<float>(in, ri, j);
 }
 
 // counts != nullptr: count. Otherwise fill rows.

@@ -7,9 +7,12 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <mutex>
+#include <type_traits>
 #include <vector>
 
 #include "core/lattice.h"
@@ -68,10 +71,10 @@ class NeighborListHost {
     row_ptr_ = row_ptr;
     row_ptr_[0] = 0;
     plan();
-    for_structures([&](int64_t b, Arena* arena) { is_grid(b) ? find_grid(b, arena) : find_bits(b); });
+    for_structures([&](int64_t b, const Chunk* chunk) { is_grid(b) ? find_grid(b, chunk) : find_bits(b, *chunk); });
     for (int64_t i = 0; i < in_.num_atoms; ++i) row_ptr_[i + 1] += row_ptr_[i];
     out_ = allocate(row_ptr_[in_.num_atoms]);
-    for_structures([&](int64_t b, Arena* arena) { is_grid(b) ? write_grid(b, arena != nullptr) : write_bits(b); });
+    for_structures([&](int64_t b, const Chunk* chunk) { is_grid(b) ? write_grid(b, chunk) : write_bits(b, *chunk); });
   }
 
  private:
@@ -103,17 +106,22 @@ class NeighborListHost {
     }
   }
 
-  // Small structures in parallel, one thread each, with that thread's arena; large ones one after the other, threads
-  // inside, without one.
+  // The structures up to `end` that one thread takes in order, and its scratch memory.
+  struct Chunk {
+    int64_t end;
+    Arena* arena;
+  };
+
+  // Small structures in parallel, in chunks; large ones one after the other, threads inside, without a chunk.
   template <class F>
   void for_structures(const F& f) {
     const int64_t count = in_.num_structures;
     const int64_t mean = in_.num_atoms / std::max<int64_t>(1, count) + 1;
     const bool shared = parallel_.threads() > 1;
     parallel_(count, std::max<int64_t>(1, 2048 / mean), [&](int64_t begin, int64_t end) {
-      Arena& arena = new_arena();
+      const Chunk chunk{end, &new_arena()};
       for (int64_t b = begin; b < end; ++b) {
-        if (!(shared && is_grid(b) && size(b) >= kSharedLimit)) f(b, &arena);
+        if (!(shared && is_grid(b) && size(b) >= kSharedLimit)) f(b, &chunk);
       }
     });
     if (!shared) return;
@@ -124,76 +132,70 @@ class NeighborListHost {
 
   // ---- molecules: one bit per pair ---------------------------------------------------------------------------
 
-  void find_bits(int64_t b) {
+  void find_bits(int64_t b, const Chunk& chunk) {
     const int64_t n = size(b), first = in_.ptr[b], words = (n + 63) / 64;
     if (n == 0) return;
     const T* r = positions(b);
-    Arena arena;
-    const int64_t padded = n + 64;
-    float* x = arena.allocate<float>(padded);
-    float* y = arena.allocate<float>(padded);
-    float* z = arena.allocate<float>(padded);
-    uint8_t* undecided = arena.allocate<uint8_t>(n);
-    const Vec3 origin = load_vec3(r);
-    const double scale = 1 / in_.cutoff;
-    double extent = 0;
-    bool finite = true;
-    for (int64_t i = 0; i < n; ++i) {
-      const Vec3 d = scale * (load_vec3(r + 3 * i) - origin);
-      const double reach = std::max({std::fabs(d.x), std::fabs(d.y), std::fabs(d.z)});
-      finite &= std::isfinite(d.x) && std::isfinite(d.y) && std::isfinite(d.z);
-      extent = std::max(extent, reach);
-      x[i] = static_cast<float>(d.x), y[i] = static_cast<float>(d.y), z[i] = static_cast<float>(d.z);
+    Arena& arena = *chunk.arena;
+    float* x = arena.reserve<float>(3 * (n + 16) + 2 * n);
+    float* y = x + n + 16;
+    float* z = y + n + 16;
+    uint8_t* undecided = reinterpret_cast<uint8_t*>(z + n + 16);
+    float extent;
+    if constexpr (std::is_same_v<T, float>) {
+      extent = kernels_.to_local_float(r, n, in_.cutoff, x, y, z);
+    } else {
+      extent = kernels_.to_local_double(r, n, in_.cutoff, x, y, z);
     }
-    if (SYMKERN_UNLIKELY(!finite)) {
+    if (SYMKERN_UNLIKELY(!std::isfinite(extent))) {
       for (int64_t i = 0; i < 3 * n; ++i) {
         if (!std::isfinite(r[i])) throw_problem(Problem::not_finite, first + i / 3);
       }
+      extent = std::numeric_limits<float>::infinity();  // finite, but too large for fp32: fp64 decides every pair
     }
-    for (int64_t i = n; i < padded; ++i) x[i] = y[i] = z[i] = 0;
     uint64_t* bits = bits_ + bits_begin_[b];
-    kernels_.pair_bits(x, y, z, n, make_band(extent), bits, undecided);
+    int64_t* counts = row_ptr_ + first + 1;
+    kernels_.pair_bits(x, y, z, n, make_band(extent), in_.keep(), bits, counts, undecided);
     for (int64_t i = 0; i < n; ++i) {
-      uint64_t* row = bits + i * words;
-      if (SYMKERN_UNLIKELY(undecided[i])) settle_bits(r, i, words, row);
-      if (!in_.full) {
-        for (int64_t w = 0; w < i / 64; ++w) row[w] = 0;
-        row[i / 64] &= ~uint64_t{0} << (i % 64);
-      }
-      if (!in_.self_loops) row[i / 64] &= ~(uint64_t{1} << (i % 64));
-      int64_t count = 0;
-      for (int64_t w = 0; w < words; ++w) count += __builtin_popcountll(row[w]);
-      row_ptr_[first + i + 1] = count;
+      if (SYMKERN_UNLIKELY(undecided[i])) counts[i] = settle_bits(r, i, words, bits + i * words);
     }
   }
 
-  void settle_bits(const T* r, int64_t i, int64_t words, uint64_t* row) const {
+  int64_t settle_bits(const T* r, int64_t i, int64_t words, uint64_t* row) const {
     const Mat3 none{{0, 0, 0}, {0, 0, 0}, {0, 0, 0}};
     const Vec3 ri = load_vec3(r + 3 * i);
+    int64_t count = 0;
     for (int64_t w = 0; w < words; ++w) {
       for (uint64_t left = row[w]; left != 0; left &= left - 1) {
         const int64_t bit = __builtin_ctzll(left);
         const Vec3 rj = load_vec3(r + 3 * (w * 64 + bit));
-        if (!(pair_distance_sq(ri, rj, {0, 0, 0}, none) < in_.cutoff * in_.cutoff)) row[w] &= ~(uint64_t{1} << bit);
+        if (pair_distance_sq(ri, rj, {0, 0, 0}, none) < in_.cutoff * in_.cutoff) {
+          ++count;
+        } else {
+          row[w] &= ~(uint64_t{1} << bit);
+        }
       }
     }
+    return count;
   }
 
-  void write_bits(int64_t b) {
+  void write_bits(int64_t b, const Chunk& chunk) {
     const int64_t first = in_.ptr[b], begin = row_ptr_[first], end = row_ptr_[in_.ptr[b + 1]];
-    kernels_.decode_bits(bits_ + bits_begin_[b], size(b), first, out_.senders + begin, out_.receivers + begin);
+    const int64_t mine = row_ptr_[in_.ptr[chunk.end]];  // later structures of the chunk are written later
+    kernels_.decode_bits(bits_ + bits_begin_[b], size(b), first, out_.senders + begin, out_.receivers + begin,
+                         out_.senders + mine, out_.receivers + mine);
     if (out_.shifts != nullptr) std::fill(out_.shifts + 3 * begin, out_.shifts + 3 * end, 0);
   }
 
   // ---- everything else: cell list ------------------------------------------------------------------------------
 
-  void find_grid(int64_t b, Arena* arena) {
+  void find_grid(int64_t b, const Chunk* chunk) {
     const int64_t first = in_.ptr[b];
     const T* r = positions(b);
     grids_[b] = std::make_unique<NeighborGrid>(r, size(b), first, b, in_.lattice_of(b), in_.cutoff);
     const NeighborGrid& grid = *grids_[b];
-    if (arena != nullptr) {
-      find_rows(grid, r, first, 0, grid.num_bins(), *arena);
+    if (chunk != nullptr) {
+      find_rows(grid, r, first, 0, grid.num_bins(), *chunk->arena);
     } else {
       parallel_(grid.num_bins(), std::max<int64_t>(1, grid.num_bins() / 64),
                 [&](int64_t begin, int64_t end) { find_rows(grid, r, first, begin, end, new_arena()); });
@@ -239,7 +241,7 @@ class NeighborListHost {
     return kept;
   }
 
-  void write_grid(int64_t b, bool alone) {
+  void write_grid(int64_t b, const Chunk* chunk) {
     const NeighborGrid& grid = *grids_[b];
     const int64_t first = in_.ptr[b];
     const auto body = [&](int64_t begin, int64_t end) {
@@ -248,14 +250,12 @@ class NeighborListHost {
         const uint32_t* keys = rows_[first + i];
         kernels_.expand(keys, count, grid.image_bits(), first, first + i, out_.senders + edge, out_.receivers + edge);
         if (out_.shifts == nullptr) continue;
-        int32_t* shift = out_.shifts + 3 * edge;
-        for (int64_t k = 0; k < count; ++k, shift += 3) {
-          const Int3 s = grid.pair_shift(i, keys[k]);
-          shift[0] = s.x, shift[1] = s.y, shift[2] = s.z;
-        }
+        const Int4* home = grid.home_shifts();
+        kernels_.expand_shifts(keys, count, grid.image_bits(), grid.image_shifts(), home,
+                               home == nullptr ? Int4{0, 0, 0, 0} : home[i], out_.shifts + 3 * edge);
       }
     };
-    if (alone) {
+    if (chunk != nullptr) {
       body(0, size(b));
     } else {
       parallel_(size(b), 512, body);

@@ -28,45 +28,123 @@ SYMKERN_INLINE Hits compare(VF d2, Band band) {
 
 SYMKERN_INLINE VF distance_sq(VF dx, VF dy, VF dz) { return dx * dx + dy * dy + dz * dz; }
 
-void pair_bits(const float* x, const float* y, const float* z, int64_t n, Band band, uint64_t* bits,
-               uint8_t* undecided) {
+template <class T>
+SYMKERN_INLINE float to_local(const T* __restrict__ r, int64_t n, T scale, float* __restrict__ x, float* __restrict__ y,
+                              float* __restrict__ z) {
+  const T x0 = r[0], y0 = r[1], z0 = r[2];
+  for (int64_t i = 0; i < n; ++i) {
+    x[i] = static_cast<float>((r[3 * i] - x0) * scale);
+    y[i] = static_cast<float>((r[3 * i + 1] - y0) * scale);
+    z[i] = static_cast<float>((r[3 * i + 2] - z0) * scale);
+  }
+  for (int64_t i = n; i < n + 16; ++i) x[i] = y[i] = z[i] = 0;
+  // magnitudes compare as integers, infinity and NaN above all
+  VU largest{};
+  for (int64_t i = 0; i < n; i += W) {
+    for (int c = 0; c < 3; ++c) {
+      const float* p = c == 0 ? x : c == 1 ? y : z;
+      const VU magnitude = reinterpret_cast<VU>(load_f(p + i)) & 0x7fffffffu;
+      largest = magnitude > largest ? magnitude : largest;
+    }
+  }
+  uint32_t most = 0;
+  for (int l = 0; l < W; ++l) most = largest[l] > most ? largest[l] : most;
+  return __builtin_bit_cast(float, most);
+}
+
+float to_local_float(const float* positions, int64_t n, double cutoff, float* x, float* y, float* z) {
+  return to_local<float>(positions, n, static_cast<float>(1 / cutoff), x, y, z);
+}
+
+float to_local_double(const double* positions, int64_t n, double cutoff, float* x, float* y, float* z) {
+  return to_local<double>(positions, n, 1 / cutoff, x, y, z);
+}
+
+// One word of a row: candidates among the atoms j .. j + last, and whether any is undecided.
+SYMKERN_INLINE uint64_t row_word(const float* x, const float* y, const float* z, int64_t last, VF xi, VF yi, VF zi,
+                                 Band band, uint64_t& between) {
+  uint64_t candidates = 0, inside = 0;
+  for (int64_t l = 0; l < last; l += W) {
+    const Hits hits = compare(distance_sq(load_f(x + l) - xi, load_f(y + l) - yi, load_f(z + l) - zi), band);
+    candidates |= static_cast<uint64_t>(hits.candidate & ((1ull << W) - 1)) << l;
+    inside |= static_cast<uint64_t>(hits.inside) << l;
+  }
+  candidates &= ~uint64_t{0} >> (64 - last);
+  between |= candidates & ~inside;
+  return candidates;
+}
+
+// Which bits of word w the row of atom i may have.
+SYMKERN_INLINE uint64_t kept_bits(Keep keep, int64_t i, int64_t w) {
+  const uint64_t self = uint64_t{1} << (i % 64);
+  if (w != i / 64) return w > i / 64 || keep == Keep::all || keep == Keep::not_self ? ~uint64_t{0} : 0;
+  switch (keep) {
+    case Keep::not_self:
+      return ~self;
+    case Keep::above_self:
+      return ~(self | (self - 1));
+    case Keep::self_and_above:
+      return ~(self - 1);
+    case Keep::all:
+      break;
+  }
+  return ~uint64_t{0};
+}
+
+void pair_bits(const float* x, const float* y, const float* z, int64_t n, Band band, Keep keep, uint64_t* bits,
+               int64_t* counts, uint8_t* undecided) {
   const int64_t words = (n + 63) / 64;
   for (int64_t i = 0; i < n; ++i) {
     const VF xi = splat_f(x[i]), yi = splat_f(y[i]), zi = splat_f(z[i]);
-    uint32_t between = 0;
+    uint64_t between = 0;
+    int64_t count = 0;
     for (int64_t w = 0; w < words; ++w) {
-      uint64_t word = 0;
-      const int64_t last = n - w * 64 < 64 ? n - w * 64 : 64;
-      for (int64_t l = 0; l < last; l += W) {
-        const int64_t j = w * 64 + l;
-        const Hits hits = compare(distance_sq(load_f(x + j) - xi, load_f(y + j) - yi, load_f(z + j) - zi), band);
-        const uint32_t lanes = last - l >= W ? ~0u : (1u << (last - l)) - 1u;
-        between |= (hits.candidate & ~hits.inside) & lanes;
-        word |= static_cast<uint64_t>(hits.candidate & lanes & ((1ull << W) - 1)) << l;
-      }
+      const int64_t j = w * 64, last = n - j < 64 ? n - j : 64;
+      const uint64_t word = row_word(x + j, y + j, z + j, last, xi, yi, zi, band, between) & kept_bits(keep, i, w);
       bits[i * words + w] = word;
+      count += __builtin_popcountll(word);
     }
+    counts[i] = count;
     undecided[i] = between != 0;
   }
 }
 
-void decode_bits(const uint64_t* bits, int64_t n, int64_t first, int64_t* senders, int64_t* receivers) {
+#if defined(__AVX512F__)
+// 8 of `count` values at `to`. A full store is cheaper than a masked one, and what it writes too much is overwritten by
+// the next row; but behind `end` lies another thread's part.
+SYMKERN_INLINE void store_row(int64_t* to, const int64_t* end, __m512i values, int count) {
+  if (end - to >= 8) {
+    _mm512_storeu_si512(to, values);
+  } else {
+    _mm512_mask_storeu_epi64(to, static_cast<__mmask8>((1u << count) - 1u), values);
+  }
+}
+#endif
+
+void decode_bits(const uint64_t* bits, int64_t n, int64_t first, int64_t* senders, int64_t* receivers,
+                 [[maybe_unused]] const int64_t* senders_end, [[maybe_unused]] const int64_t* receivers_end) {
   const int64_t words = (n + 63) / 64;
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t w = 0; w < words; ++w) {
       uint64_t word = bits[i * words + w];
 #if defined(__AVX512F__)
-      const __m512i receiver = _mm512_set1_epi64(first + i);
-      __m512i sender = _mm512_add_epi64(_mm512_set1_epi64(first + w * 64), _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0));
-      for (; word != 0; word >>= 8) {
-        const __mmask8 lanes = static_cast<__mmask8>(word);
-        const int count = __builtin_popcount(lanes);
-        // masked stores: the next row may belong to another thread, so nothing is written past the count
-        const __mmask8 kept = static_cast<__mmask8>((1u << count) - 1u);
-        _mm512_mask_storeu_epi64(senders, kept, _mm512_maskz_compress_epi64(lanes, sender));
-        _mm512_mask_storeu_epi64(receivers, kept, receiver);
+      const __m512i receiver = _mm512_set1_epi64(first + i), base = _mm512_set1_epi64(first + w * 64);
+      __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+      for (; word != 0; word >>= 16) {
+        const __mmask16 set = static_cast<__mmask16>(word);
+        const int count = __builtin_popcount(set);
+        const __m512i packed = _mm512_maskz_compress_epi32(set, lanes);
+        const int low = count < 8 ? count : 8;
+        store_row(senders, senders_end, _mm512_add_epi64(base, _mm512_cvtepi32_epi64(_mm512_castsi512_si256(packed))),
+                  low);
+        store_row(receivers, receivers_end, receiver, low);
+        if (count > 8) {
+          store_row(senders + 8, senders_end,
+                    _mm512_add_epi64(base, _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(packed, 1))), count - 8);
+          store_row(receivers + 8, receivers_end, receiver, count - 8);
+        }
         senders += count, receivers += count;
-        sender = _mm512_add_epi64(sender, _mm512_set1_epi64(8));
+        lanes = _mm512_add_epi32(lanes, _mm512_set1_epi32(16));
       }
 #else
       for (; word != 0; word &= word - 1) {
@@ -333,10 +411,28 @@ void expand(const uint32_t* __restrict__ keys, int64_t count, int image_bits, in
   for (int64_t k = 0; k < count; ++k) receivers[k] = receiver;
 }
 
+void expand_shifts(const uint32_t* keys, int64_t count, int image_bits, const Int4* images, const Int4* home,
+                   Int4 home_of_receiver, int32_t* shifts) {
+  typedef int32_t V4 __attribute__((vector_size(16), aligned(4), may_alias));
+  const uint32_t mask = (1u << image_bits) - 1u;
+  const V4 origin = *reinterpret_cast<const V4*>(&home_of_receiver);
+  const auto shift = [&](int64_t k) {
+    const V4 image = *reinterpret_cast<const V4*>(images + (keys[k] & mask));
+    return home == nullptr ? image : image + *reinterpret_cast<const V4*>(home + (keys[k] >> image_bits)) - origin;
+  };
+  // four integers at a time: the fourth is overwritten by the next edge, except after the last
+  for (int64_t k = 0; k + 1 < count; ++k) *reinterpret_cast<V4*>(shifts + 3 * k) = shift(k);
+  if (count > 0) {
+    const V4 last = shift(count - 1);
+    for (int c = 0; c < 3; ++c) shifts[3 * (count - 1) + c] = last[c];
+  }
+}
+
 }  // namespace
 
 const NeighborKernels* SYMKERN_CONCAT(neighbor_kernels_, SYMKERN_ISA_LEVEL)() {
-  static constexpr NeighborKernels table = {pair_bits, decode_bits, search, sort_keys, expand};
+  static constexpr NeighborKernels table = {to_local_float, to_local_double, pair_bits, decode_bits,
+                                            search,         sort_keys,       expand,    expand_shifts};
   return &table;
 }
 

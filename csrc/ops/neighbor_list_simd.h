@@ -27,13 +27,23 @@ struct Run {
 
 enum class Keep : int { all, not_self, above_self, self_and_above };
 
+// Four integers, so that a shift is one 16-byte load and store.
+struct Int4 {
+  int32_t x, y, z, unused;
+};
+
 struct NeighborKernels {
-  // Bit j of row i: |r_j - r_i|^2 is not above band.outside. words = ceil(n / 64) per row; x, y, z are readable for 16
-  // floats past n. Rows that hold a pair within the band are marked.
-  void (*pair_bits)(const float* x, const float* y, const float* z, int64_t n, Band band, uint64_t* bits,
-                    uint8_t* undecided);
-  // Set bits to index pairs, row after row.
-  void (*decode_bits)(const uint64_t* bits, int64_t n, int64_t first, int64_t* senders, int64_t* receivers);
+  // Positions (n, 3) of a molecule relative to its first atom, in units of the cutoff, as three arrays with 16 readable
+  // floats past n. Returns the largest magnitude; NaN or infinity if a coordinate is not finite or too large for fp32.
+  float (*to_local_float)(const float* positions, int64_t n, double cutoff, float* x, float* y, float* z);
+  float (*to_local_double)(const double* positions, int64_t n, double cutoff, float* x, float* y, float* z);
+  // Bit j of row i: |r_j - r_i|^2 is not above band.outside, and `keep` wants the pair. words = ceil(n / 64) per row.
+  // counts[i] is the number of bits; rows that hold a pair within the band are marked.
+  void (*pair_bits)(const float* x, const float* y, const float* z, int64_t n, Band band, Keep keep, uint64_t* bits,
+                    int64_t* counts, uint8_t* undecided);
+  // Set bits to index pairs, row after row. The ends are those of the memory this thread may write to.
+  void (*decode_bits)(const uint64_t* bits, int64_t n, int64_t first, int64_t* senders, int64_t* receivers,
+                      const int64_t* senders_end, const int64_t* receivers_end);
   // Keys of the slots in `runs` near (x, y, z), unsorted. `out` has room for the lengths of all runs + 16. Returns the
   // count; sets *undecided when a pair lies within the band.
   int64_t (*search)(const Slots& slots, const Run* runs, int64_t num_runs, float x, float y, float z, Band band,
@@ -43,6 +53,9 @@ struct NeighborKernels {
   // senders[k] = first + (keys[k] >> image_bits), receivers[k] = receiver
   void (*expand)(const uint32_t* keys, int64_t count, int image_bits, int64_t first, int64_t receiver, int64_t* senders,
                  int64_t* receivers);
+  // shifts[k] = images[image of keys[k]] + home[atom of keys[k]] - home_of_receiver; home may be nullptr: zero.
+  void (*expand_shifts)(const uint32_t* keys, int64_t count, int image_bits, const Int4* images, const Int4* home,
+                        Int4 home_of_receiver, int32_t* shifts);
 };
 
 const NeighborKernels* neighbor_kernels_baseline();

@@ -52,15 +52,15 @@ enum class Problem : int {
           text(index) + " is singular");
     case Problem::too_far:
       throw std::invalid_argument(
-          "positions must be within 1e6 cells (1e9 cutoffs along non-periodic directions) of "
-          "the origin, but atom " +
+          "positions must be within 1e6 cells of the origin (on CUDA also within 1e9 cutoffs along non-periodic "
+          "directions), but atom " +
           text(index) + " is not; wrap it into the cell");
     case Problem::too_many_images:
       throw std::invalid_argument("cutoff is too large for the cell of structure " + text(index) +
                                   ": too many periodic images are within reach");
     case Problem::overflow:
-      throw std::invalid_argument("max_edges is too small: " + text(found) + " edges found, room for " +
-                                  text(expected));
+      throw std::invalid_argument("max_edges is too small: " + text(found) + " edges found" +
+                                  (expected >= 0 ? ", room for " + text(expected) : ""));
   }
   throw std::logic_error("unknown problem");
 }

@@ -76,20 +76,33 @@ SYMKERN_HD BasisJet<V> bessel(V d, V p, S cutoff) {
   // g(x) = sin(x) / x, g' and g'': closed forms cancel below about 1, series of 6 terms hold there
   const auto small = x2 < S(1);
   const V inverse = reciprocal(select(small, zero + S(1), x));
-  const V g = select(small, S(1) - x2 * (S(1) / 6) * (S(1) - x2 * (S(1) / 20) * (S(1) - x2 * (S(1) / 42) *
-                                    (S(1) - x2 * (S(1) / 72) * (S(1) - x2 * (S(1) / 110) * (S(1) - x2 * (S(1) / 156)))))),
-                     s * inverse);
-  const V g1 = select(small, x * (S(-1) / 3) * (S(1) - x2 * (S(1) / 10) * (S(1) - x2 * (S(1) / 28) *
-                                    (S(1) - x2 * (S(1) / 54) * (S(1) - x2 * (S(1) / 88) * (S(1) - x2 * (S(1) / 130)))))),
-                      (c - s * inverse) * inverse);
+  const V g = select(
+      small,
+      S(1) - x2 * (S(1) / 6) *
+                 (S(1) -
+                  x2 * (S(1) / 20) *
+                      (S(1) - x2 * (S(1) / 42) *
+                                  (S(1) - x2 * (S(1) / 72) * (S(1) - x2 * (S(1) / 110) * (S(1) - x2 * (S(1) / 156)))))),
+      s * inverse);
+  const V g1 = select(
+      small,
+      x * (S(-1) / 3) *
+          (S(1) - x2 * (S(1) / 10) *
+                      (S(1) - x2 * (S(1) / 28) *
+                                  (S(1) - x2 * (S(1) / 54) * (S(1) - x2 * (S(1) / 88) * (S(1) - x2 * (S(1) / 130)))))),
+      (c - s * inverse) * inverse);
   // from g'' = -g - 2 g' / x, with g' / x by its series
-  const V ratio = select(small, (S(-1) / 3) * (S(1) - x2 * (S(1) / 10) * (S(1) - x2 * (S(1) / 28) *
-                                    (S(1) - x2 * (S(1) / 54) * (S(1) - x2 * (S(1) / 88) * (S(1) - x2 * (S(1) / 130)))))),
-                         g1 * inverse);
+  const V ratio = select(
+      small,
+      (S(-1) / 3) *
+          (S(1) - x2 * (S(1) / 10) *
+                      (S(1) - x2 * (S(1) / 28) *
+                                  (S(1) - x2 * (S(1) / 54) * (S(1) - x2 * (S(1) / 88) * (S(1) - x2 * (S(1) / 130)))))),
+      g1 * inverse);
   const V g2 = -g - S(2) * ratio;
   // f = norm p g(p d)
-  return {norm * p * g,      norm * p * p * g1,          norm * c,           zero, norm * p * p * p * g2,
-          -(norm * p * s),   zero,                       -(norm * d * s),    zero, zero};
+  return {norm * p * g, norm * p * p * g1, norm * c, zero, norm * p * p * p * g2, -(norm * p * s),
+          zero,         -(norm * d * s),   zero,     zero};
 }
 
 // t(d) of exponential-normal bases, exp(-5 d / cutoff), and its derivatives.

@@ -11,7 +11,7 @@ namespace {
 template <class T>
 SYMKERN_HD double row_norm(const T* v, int64_t width) {
   double sum = 0;
-  for (int64_t c = 0; c < width; ++c) sum = fma(static_cast<double>(v[c]), static_cast<double>(v[c]), sum);
+  for (int64_t c = 0; c < width; ++c) sum += static_cast<double>(v[c]) * static_cast<double>(v[c]);
   if (sum > 1e-280 && sum < 1e300) return sqrt(sum);
   double largest = 0;
   for (int64_t c = 0; c < width; ++c) {
@@ -20,7 +20,7 @@ SYMKERN_HD double row_norm(const T* v, int64_t width) {
   }
   if (!(largest > 0) || !(largest < 1e308)) return largest;
   sum = 0;
-  for (int64_t c = 0; c < width; ++c) sum = fma(v[c] / largest, v[c] / largest, sum);
+  for (int64_t c = 0; c < width; ++c) sum += (v[c] / largest) * (v[c] / largest);
   return largest * sqrt(sum);
 }
 
@@ -59,7 +59,7 @@ struct NormDoubleBackward {
     const double d = row_norm(v + e * width, width), inverse = d > 0 ? 1 / d : 0;
     double along = 0;
     for (int64_t c = 0; c < width; ++c) {
-      along = fma(static_cast<double>(h[e * width + c]), v[e * width + c] * inverse, along);
+      along += h[e * width + c] * (v[e * width + c] * inverse);
     }
     out_grad[e] = static_cast<T>(along);
     for (int64_t c = 0; c < width; ++c) {

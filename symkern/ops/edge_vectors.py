@@ -47,7 +47,7 @@ def reference(positions: Tensor, nb: Neighbors, cell: Tensor | None = None) -> T
     vectors = positions[sender] - positions[receiver]
     if cell is not None:
         rows = cell if cell.dim() == 2 else cell[nb.batch[receiver]]
-        vectors = vectors + torch.einsum("ek,...kc->ec" if cell.dim() == 2 else "ek,ekc->ec", nb.shifts.to(cell), rows)
+        vectors = vectors + (nb.shifts.to(cell).unsqueeze(1) @ rows).squeeze(1)
     return vectors
 
 

@@ -37,12 +37,17 @@ class Invariance:
 
 @dataclass(frozen=True)
 class BadInput:
-    """Input that must be refused: what it is, the exception, and a pattern (`re.search`) that its message matches."""
+    """Input that must be refused: what it is, the exception, and a pattern (`re.search`) that its message matches.
+
+    Attributes:
+        later: a call, given the device, that raises the error where the op itself does not wait for the device.
+    """
 
     name: str
     make: Callable[[], Inputs]
     error: type[Exception]
     match: str
+    later: Callable[[torch.device | str], Any] | None = None
 
 
 @dataclass(frozen=True)

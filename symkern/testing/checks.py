@@ -282,6 +282,8 @@ def check_bad_input(case: Case, bad: BadInput, device: Device = "cpu") -> None:
     inputs = move(bad.make(), device)
     try:
         case.function(**inputs)
+        if bad.later is not None and torch.device(device).type == "cuda":
+            bad.later(device)
     except Exception as error:
         expected = type(error) is bad.error and re.search(bad.match, str(error)) is not None
         problem = "" if expected else f"{type(error).__name__}: {error}; expected {bad.error.__name__}: {bad.match}"
@@ -323,10 +325,10 @@ def check_side_stream(case: Case, sample: str, dtype: torch.dtype, device: Devic
     late = move(inputs, device)
     sources = {k: t for k, t in inputs.items() if isinstance(t, Tensor) and t.is_floating_point()}
     targets = {k: torch.zeros_like(t) for k, t in sources.items()}
-    stream = torch.cuda.Stream(torch.device(device))  # type: ignore[no-untyped-call]
+    stream = torch.cuda.Stream(torch.device(device))
     torch.cuda.synchronize()
     with torch.cuda.stream(stream):
-        torch.cuda._sleep(50_000_000)  # type: ignore[no-untyped-call]
+        torch.cuda._sleep(50_000_000)
         for name, target in targets.items():
             target.copy_(sources[name], non_blocking=True)
         got = case({**late, **targets})

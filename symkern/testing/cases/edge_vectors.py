@@ -147,5 +147,5 @@ CASE = Case(
         _bad("cell shape", r"cell must have shape .* got \(3,\)", cell=lambda c: c[0, 0]),
     ),
     sizes={f"{n} atoms, 6 Å": Size(_large(n), _bytes, _flops) for n in (1_000, 30_000)},
-    huge=Huge(22 * 2**30, _huge, _verify_huge),
+    huge=Huge(20 * 2**30, _huge, _verify_huge),
 )
