@@ -2,6 +2,7 @@
 # ASan + UBSan over core and ops (the Python tests against an instrumented build) and over the SIMT shim.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+root=$PWD
 python=$PWD/.venv/bin/python
 stage=$PWD/build/asan/stage
 PREFIX=$stage scripts/build.sh build/asan OFF "${JOBS:-2}" -DSYMKERN_SANITIZE=address,undefined
@@ -27,12 +28,16 @@ grep -q "heap-buffer-overflow" "$stage/planted.log"
 echo "asan: the package in use is the instrumented one"
 run "$python" -c "import symkern._library as l; assert l.cpu.path.is_relative_to('$stage'), l.cpu.path"
 
-echo "asan: ops"
-for isa in avx512 avx2 baseline; do
-  SYMKERN_ISA=$isa run "$python" -m pytest -p no:cacheprovider -c "$PWD/pyproject.toml" --rootdir "$PWD" \
-    "$PWD/python_tests/test_neighbor_list.py" "$PWD/python_tests/test_neighbors.py" \
-    "$PWD/python_tests/test_edge_vectors.py" "$PWD/python_tests/test_host.py" -m "not subprocess" \
-    ${ASAN_ARGS:-} $([ $isa = avx512 ] || echo "-k hypothesis")
+tests() {
+  run "$python" -m pytest --capture=sys -p no:cacheprovider -c "$root/pyproject.toml" --rootdir "$root" "$@"
+}
+names=("$root"/python_tests/test_{neighbor_list,neighbor_list_numerics,neighbors,edge_vectors,verlet,host}.py)
+slow="memory_is_proportional or crystals or large_systems or immensely_far"
+echo "asan: ops, AVX-512 or the best there is"
+tests "${names[@]}" "$root/python_tests/test_contract.py" -k "not ($slow or compile or opcheck)"
+for isa in avx2 baseline; do
+  echo "asan: ops, $isa"
+  SYMKERN_ISA=$isa tests "${names[0]}" -k "generated or g2 or bravais"
 done
 echo "asan: SIMT shim and GPU schedules"
 csrc/testing/run.sh asan

@@ -3,8 +3,8 @@
 #include "ops/neighbor_problem.h"
 #include "torch/shim.h"
 
+#include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #if defined(__CUDACC__)
 #include "ops/neighbor_list_cuda.cuh"
@@ -164,10 +164,9 @@ void find_edges(const Tensor& positions, const Checked& c, double cutoff, const 
     int64_t* senders = out.edge_index.template mutable_data_ptr<int64_t>();
     int32_t* shifts = c.has_cell ? out.shifts.template mutable_data_ptr<int32_t>() : nullptr;
     // padding: edges from atom 0 to atom 0, behind row_ptr[-1]
-    const size_t rest = static_cast<size_t>(room - found);
-    std::memset(senders + found, 0, rest * sizeof(int64_t));
-    std::memset(senders + room + found, 0, rest * sizeof(int64_t));
-    if (shifts != nullptr) std::memset(shifts + 3 * found, 0, 3 * rest * sizeof(int32_t));
+    std::fill(senders + found, senders + room, 0);
+    std::fill(senders + room + found, senders + 2 * room, 0);
+    if (shifts != nullptr) std::fill(shifts + 3 * found, shifts + 3 * room, 0);
     return EdgeOutput{senders, senders + room, shifts};
   });
 }
