@@ -89,7 +89,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     partial = _why_partial(session)
     folder = session.config.getoption("--results") or machine.results_folder(partial is None)
     head = machine.describe()
-    path, text = report.write(head, _ROWS, folder, "" if partial is None else "-partial")
+    readme = HERE.parent / "README.md"
+    show = partial is None and not session.config.getoption("--results") and readme.exists()
+    path, text = report.write(head, _ROWS, folder, "" if partial is None else "-partial", readme if show else None)
     session.config.stash[_TEXT] = (path, text, partial)
 
 

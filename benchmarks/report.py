@@ -135,8 +135,10 @@ def _types(where: str, value: dict[str, Any], fields: dict[str, tuple[type, ...]
     return wrong
 
 
-def write(head: dict[str, Any], rows: list[Row], folder: Path, suffix: str = "") -> tuple[Path, str]:
-    """Write FOLDER/<machine>SUFFIX.json and .md; the path of the first and the text of the second."""
+def write(
+    head: dict[str, Any], rows: list[Row], folder: Path, suffix: str = "", readme: Path | None = None
+) -> tuple[Path, str]:
+    """Write FOLDER/<machine>SUFFIX.json and .md, and the table in `readme`; the first path and the second's text."""
     result = {"schema": SCHEMA, **head, "rows": [_rounded(asdict(row)) for row in rows]}
     wrong = problems(result)
     if wrong:
@@ -146,6 +148,8 @@ def write(head: dict[str, Any], rows: list[Row], folder: Path, suffix: str = "")
     path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     text = render(result)
     path.with_suffix(".md").write_text(text)
+    if readme is not None:
+        readme.write_text(update_readme(readme.read_text(), result))
     return path, text
 
 
@@ -166,6 +170,39 @@ def render(result: dict[str, Any]) -> str:
     if judged:
         lines += [f"Targets: {sum(row['met'] for row in judged)} of {len(judged)} met.", ""]
     return "\n".join(lines)
+
+
+def summary(result: dict[str, Any]) -> str:
+    """The rows that carry a target, one line each: what the README shows."""
+    lines = [
+        _headline(result),
+        "",
+        "| op | system | measured | median | symkern | target | reached |",
+        "|" + "---|" * 7,
+    ]
+    for row in result["rows"]:
+        if row["met"] is None:
+            continue
+        same = ("op", "system", "threads", "isa")
+        own = [r for r in result["rows"] if r["who"] == "symkern" and all(r[key] == row[key] for key in same)]
+        ours = (
+            f"{_short(row['median'] / row['ratio'])} {row['unit']}" if row["ratio"] and own and row not in own else ""
+        )
+        threads = f", {row['threads']} threads" if row["threads"] > 1 else ""
+        cells = [row["op"], row["system"] + threads, f"{row['who']}: {row['form']}", _cell(row, "median"), ours]
+        verdict = _cell(row, "reached") + ("" if row["met"] else " (**not met**)")
+        lines.append("| " + " | ".join([*cells, _cell(row, "target"), verdict]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def update_readme(text: str, result: dict[str, Any]) -> str:
+    """The README with its table replaced by that of `result`."""
+    begin, end = "<!-- bench -->\n", "<!-- /bench -->"
+    head, found, rest = text.partition(begin)
+    _, closed, tail = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f"README has no {begin.strip()} ... {end}")
+    return head + begin + summary(result) + end + tail
 
 
 def _headline(result: dict[str, Any]) -> str:

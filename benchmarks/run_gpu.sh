@@ -71,34 +71,26 @@ build() {
   cmake --install "$work/build" --prefix "$prefix"
 }
 
-# registers, spills and shared memory of each kernel, from the log of the build
 ptxas_summary() {
-  "$python" - "$logs/build.log" "$dry" <<'END'
-import re, subprocess, sys
-kernels, name = {}, None
-for line in open(sys.argv[1], errors="replace"):
-    if found := re.search(r"Compiling entry function '(\w+)' for '(\w+)'", line):
-        name = found.groups()
-        kernels[name] = {"registers": 0, "stack": 0, "spilled": 0, "shared": 0}
-    elif name and (found := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", line)):
-        kernels[name].update(stack=int(found[1]), spilled=int(found[2]) + int(found[3]))
-    elif name and (found := re.search(r"Used (\d+) registers", line)):
-        shared = re.search(r"(\d+) bytes smem", line)
-        kernels[name].update(registers=int(found[1]), shared=int(shared[1]) if shared else 0)
-        name = None
-if not kernels:
-    print("the build log holds no ptxas figures: built without CUDA")
-    sys.exit(77 if sys.argv[2] else 1)
-names = [mangled for mangled, _ in kernels]
-try:
-    plain = subprocess.run(["c++filt", "-p"], input="\n".join(names), text=True, capture_output=True).stdout.splitlines()
-except OSError:
-    plain = names
-print(f"{len(kernels)} kernels, {sum(k['spilled'] > 0 for k in kernels.values())} spill")
-print("registers  stack  spilled  shared  kernel")
-for ((_, arch), k), shown in zip(kernels.items(), plain):
-    print(f"{k['registers']:9}  {k['stack']:5}  {k['spilled']:7}  {k['shared']:6}  {arch} {shown[:110]}")
-END
+  if [ -n "$dry" ] && ! command -v nvcc >/dev/null; then
+    echo "built without CUDA"
+    exit 77
+  fi
+  "$python" scripts/ptxas_figures.py "$logs/build.log"
+}
+
+# The host tests of the GPU schedules, as CUDA programs: the same checks on the device, tensor-core layouts among them.
+schedules() {
+  [ -z "$dry" ] || { echo "dry run, no GPU"; exit 77; }
+  local test
+  for test in csrc/testing/tests/test_*.cpp; do
+    [ "$(basename "$test")" = test_planted.cpp ] && continue  # its bugs are for the host's checkers
+    nvcc -std=c++20 -O2 -arch=native -I csrc -x cu "$test" -cudart static -o "$work/$(basename "$test" .cpp)" &
+  done
+  wait
+  for test in csrc/testing/tests/test_*.cpp; do
+    [ "$(basename "$test")" = test_planted.cpp ] || "$work/$(basename "$test" .cpp)"
+  done
 }
 
 load() {
@@ -172,14 +164,15 @@ bench() {
   fi
 }
 
-export -f describe build ptxas_summary load tests plant sanitize bench
+export -f describe build ptxas_summary schedules load tests plant sanitize bench
 export python dry work logs jobs
 stage environment 30 describe
-stage build 180 build
+stage build 150 build
 stage ptxas 10 ptxas_summary
 head -n 60 "$logs/ptxas.log" | sed 's/^/   /'
 stage load 30 load
-stage tests 150 tests
+stage schedules 60 schedules
+stage tests 130 tests
 tail -n 3 "$logs/tests.log" | sed 's/^/   /'
 stage memcheck 50 "sanitize memcheck"
 stage racecheck 50 "sanitize racecheck"

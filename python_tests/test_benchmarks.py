@@ -243,3 +243,27 @@ def test_stored_results_are_as_a_run_wrote_them(path):
     assert report.problems(result) == []
     assert path.stem == result["machine"]
     assert path.with_suffix(".md").read_text() == report.render(result)
+
+
+def test_the_readme_shows_a_stored_result():
+    text = (ROOT / "README.md").read_text()
+    results = [json.loads(path.read_text()) for path in (ROOT / "benchmarks" / "results").glob("*.json")]
+    assert any(report.update_readme(text, result) == text for result in results)
+
+
+def test_the_summary_has_one_line_for_each_target():
+    peer = dataclasses.replace(ROW, who="peer", target=4, target_kind="at_least")
+    rows = [
+        ROW,
+        dataclasses.replace(peer, form="plain", median=10.0, ratio=5.0, reached=5.0),
+        dataclasses.replace(peer, form="fast", median=6.0, ratio=3.0, reached=3.0),
+    ]
+    lines = report.summary(_result() | {"rows": [dataclasses.asdict(row) for row in rows]}).splitlines()
+    assert len(lines) == 4 + 2
+    assert "| peer: plain | 10 ms | 2 ms | ≥ 4x | 5x |" in lines[4]
+    assert "**not met**" in lines[5]
+
+
+def test_a_readme_without_a_place_for_the_table_is_refused():
+    with pytest.raises(ValueError, match="README has no"):
+        report.update_readme("nothing", _result())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -117,6 +118,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         extra = _EXTRAS[package]
         print(f"symkern: this command needs {package}: pip install 'symkern[{extra}]'", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader is gone, as in `symkern info | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return code
 
