@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
-CUDA ?= OFF
+CUDA ?= AUTO
 ARGS ?=
 
 VENV := .venv
@@ -14,8 +14,12 @@ PY := $(VENV)/bin/python
 BUILD := build/dev
 CXX_FILES = $(shell git ls-files -co --exclude-standard 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cuh')
 
-.PHONY: demo test lint format asan bench wheel docs build clean
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format asan bench wheel docs build clean
 .DELETE_ON_ERROR:
+
+help:
+	@sed -n 's/^# \?//p' Makefile | head -7
 
 demo: build
 	$(PY) -m symkern demo $(ARGS)
@@ -27,8 +31,8 @@ test: build
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/clang-format --dry-run --Werror $(CXX_FILES)
 	$(VENV)/bin/mypy
+	$(VENV)/bin/clang-format --dry-run --Werror $(CXX_FILES)
 
 format: $(VENV)/ready
 	$(VENV)/bin/ruff check --fix .

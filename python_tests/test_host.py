@@ -125,7 +125,7 @@ def test_import_leaves_torch_alone() -> None:
 
 def test_build_info() -> None:
     info = host.build_info()
-    assert info["version"] == info["python_version"] == sk.__version__
+    assert info["version"] == info["package_version"] == sk.__version__
     assert info["isa"] in ("baseline", "avx2", "avx512")
 
 
@@ -150,7 +150,7 @@ CELL = np.eye(3)
         (R, {"cell": np.stack([CELL, CELL])}, r"cell must have shape .* B = 1, got \(2, 3, 3\)"),
         (R, {"cell": np.ones((3, 3))}, "cell of structure 0 is singular"),
         (R, {"cell": CELL * np.nan}, "cell of structure 0 is singular"),
-        (R, {"cell": CELL, "pbc": [1, 0, 1]}, "pbc must be bool, got int64"),
+        (R, {"cell": CELL, "pbc": [1, 2, 1]}, "pbc must be bool, got int64"),
         (R, {"cell": CELL, "pbc": [True, False]}, r"pbc must be one bool, \(3,\) or \(B, 3\) with B = 1, got \(2,\)"),
         (R, {"pbc": True}, "pbc needs a cell"),
         (R, {"ptr": [0, 4], "batch": [0] * 4}, "give one of them"),

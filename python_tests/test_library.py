@@ -89,8 +89,8 @@ def _corrupt(package: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "parts"),
     [
-        (_remove_library, ["found no libsymkern_cpu.so", "expected it there", "build it: pip install"]),
-        (_remove_folder, ["found no libsymkern_cpu.so", "build it: pip install"]),
+        (_remove_library, ["found no libsymkern_cpu.so", "expected it there", "build it: make build"]),
+        (_remove_folder, ["found no libsymkern_cpu.so", "build it: make build"]),
         (_make_stale, ["of symkern 0.0.1", f"expected {symkern.__version__}", "stale build", "pip install"]),
         (_remove_description, ["of symkern an unknown version", "pip install"]),
         (_corrupt, ["found libsymkern_cpu.so", f"expected it to load with torch {torch.__version__}", "pip install"]),
@@ -114,7 +114,7 @@ def test_missing_host_module(tmp_path: Path) -> None:
     shutil.copytree(PACKAGE, tmp_path / "symkern", ignore=shutil.ignore_patterns("__pycache__", "_host*.so", "lib"))
     result = run("from symkern import host", tmp_path)
     assert "expected the compiled module symkern._host for this Python, but:" in result.stderr
-    assert "build it: pip install" in result.stderr
+    assert "build it: make build" in result.stderr
 
 
 def test_import_does_not_import_torch() -> None:

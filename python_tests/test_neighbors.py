@@ -154,3 +154,50 @@ INDEX = torch.tensor([[0, 1], [1, 0]])
 def test_bad_input(arguments: tuple, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         sk.Neighbors.from_edge_index(*arguments)
+
+
+def test_padding_is_masked() -> None:
+    r = torch.rand(5, 3)
+    full = sk.neighbor_list(r, 2.0)
+    padded = sk.neighbor_list(r, 2.0, max_edges=full.num_edges + 3)
+    assert full.edge_mask.all()
+    assert padded.edge_mask.tolist() == [True] * full.num_edges + [False] * 3
+    assert torch.equal(padded.edge_index[:, padded.edge_mask], full.edge_index)
+
+
+def test_from_edge_index_with_batch() -> None:
+    edge_index = torch.tensor([[1, 0, 3], [0, 1, 2]])
+    graph = sk.Neighbors.from_edge_index(edge_index, 4, batch=torch.tensor([0, 0, 1, 1]))
+    assert graph.ptr.tolist() == [0, 2, 4]
+    with pytest.raises(ValueError, match="crosses structures"):
+        sk.Neighbors.from_edge_index(torch.tensor([[1], [2]]), 4, batch=torch.tensor([0, 0, 1, 1]))
+    with pytest.raises(ValueError, match="batch must be sorted"):
+        sk.Neighbors.from_edge_index(edge_index, 4, batch=torch.tensor([1, 0, 1, 1]))
+    with pytest.raises(ValueError, match="give one of them"):
+        sk.Neighbors.from_edge_index(edge_index, 4, batch=torch.zeros(4).long(), ptr=torch.tensor([0, 4]))
+    with pytest.raises(ValueError, match="fit into int32"):
+        sk.Neighbors.from_edge_index(edge_index, 4, shifts=torch.full((3, 3), 2**40))
+    with pytest.raises(TypeError, match=r"edge_index must be a torch\.Tensor, got numpy\.ndarray"):
+        sk.Neighbors.from_edge_index(edge_index.numpy(), 4)
+
+
+def test_what_is_not_a_tensor_is_named() -> None:
+    r = torch.rand(5, 3)
+    with pytest.raises(TypeError, match=r"positions must be a torch\.Tensor, got numpy\.ndarray; for NumPy"):
+        sk.neighbor_list(r.numpy(), 2.0)
+    with pytest.raises(TypeError, match=r"ptr must be a torch\.Tensor, got builtins\.list"):
+        sk.neighbor_list(r, 2.0, ptr=[0, 5])
+    with pytest.raises(TypeError, match="nb must be symkern.Neighbors"):
+        sk.edge_vectors(r, sk.neighbor_list(r, 2.0).edge_index)
+    with pytest.raises(TypeError, match="vec must be a torch.Tensor"):
+        sk.safe_norm(r.numpy())
+    with pytest.raises(ValueError, match="max_edges must not be negative, got -1"):
+        sk.neighbor_list(r, 2.0, max_edges=-1)
+
+
+def test_forward_mode_is_refused() -> None:
+    r = torch.rand(5, 3)
+    nb = sk.neighbor_list(r, 2.0)
+    for function in (sk.safe_norm, lambda x: sk.edge_vectors(x, nb)):
+        with pytest.raises(RuntimeError, match="no forward-mode derivative"):
+            torch.func.jvp(function, (r,), (r,))

@@ -26,4 +26,6 @@ import os, sysconfig
 with open(os.path.join(sysconfig.get_path("purelib"), "symkern-source.pth"), "w") as file:
     file.write(os.getcwd() + "\n")
 END
+printf '#!/bin/sh\nexec "%s" -m symkern "$@"\n' "$PWD/$venv/bin/python" >"$venv/bin/symkern"
+chmod +x "$venv/bin/symkern"
 touch "$venv/ready"

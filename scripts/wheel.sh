@@ -5,7 +5,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH="$PWD/.venv/bin:$PATH"
 rm -rf dist build/wheel-check
-options=(-C "cmake.define.SYMKERN_CUDA=${SYMKERN_CUDA:-AUTO}")
+# a release wheel carries CUDA whatever torch is here: its users bring their own
+cuda=$(command -v "${CUDACXX:-nvcc}" >/dev/null && echo ON || echo OFF)
+options=(-C "cmake.define.SYMKERN_CUDA=${SYMKERN_CUDA:-$cuda}")
 [ -z "${SYMKERN_CUDA_ARCHITECTURES:-}" ] || options+=(-C "cmake.define.SYMKERN_CUDA_ARCHITECTURES=$SYMKERN_CUDA_ARCHITECTURES")
 python -m pip wheel --no-build-isolation --no-deps --disable-pip-version-check -w dist "${options[@]}" .
 ls -l dist

@@ -19,7 +19,7 @@ MINIMUM_TORCH = (2, 10)
 # oldest driver that runs programs of a CUDA major version
 MINIMUM_DRIVER = {12: "525", 13: "580"}
 
-_REBUILD = "pip install --no-build-isolation --force-reinstall --no-deps ."
+_REBUILD = "make build (in a source tree), or pip install --no-build-isolation --force-reinstall --no-deps ."
 
 
 @dataclass(frozen=True)

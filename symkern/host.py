@@ -15,11 +15,11 @@ try:
 except ImportError as error:
     raise ImportError(
         f"symkern: expected the compiled module symkern._host for this Python, but: {error}; "
-        "build it: pip install --no-build-isolation --force-reinstall --no-deps ."
+        "build it: make build (in a source tree), or pip install --no-build-isolation --force-reinstall --no-deps ."
     ) from error
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class HostNeighbors:
     """Edges in lexicographic order (receiver, sender, shift), as NumPy arrays.
 
@@ -36,6 +36,9 @@ class HostNeighbors:
     _positions: NDArray[np.float64]
     _cell: NDArray[np.float64] | None
     _ptr: NDArray[np.int64]
+
+    def __repr__(self) -> str:
+        return f"HostNeighbors({len(self.row_ptr) - 1} atoms, {self.edge_index.shape[1]} edges)"
 
     @property
     def vectors(self) -> NDArray[np.float64]:
@@ -108,6 +111,8 @@ def neighbor_list(
     periodic = None
     if pbc is not None:
         periodic = np.asarray(pbc)
+        if periodic.dtype.kind == "i" and np.isin(periodic, (0, 1)).all():
+            periodic = periodic.astype(np.bool_)
         if periodic.dtype != np.bool_:
             raise ValueError(f"pbc must be bool, got {periodic.dtype}")
         if periodic.ndim == 0:
@@ -128,7 +133,7 @@ def neighbor_list(
 
 def build_info() -> dict[str, Any]:
     """Version, compiler, and the instruction set in use and found, of the compiled module."""
-    return {**_host.build_info(), "python_version": __version__}
+    return {**_host.build_info(), "package_version": __version__}
 
 
 def _floats(values: ArrayLike, name: str) -> NDArray[np.float64]:

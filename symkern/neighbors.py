@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from symkern import _library as _library
+from symkern._check import check_tensor
 
 _T = TypeVar("_T")
 
@@ -31,14 +32,15 @@ class _Lazy(Generic[_T]):
         return value
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Neighbors:
     """Edges in lexicographic order (receiver, sender, shift).
 
     Attributes:
         edge_index: (2, E) int64 in PyG order: [0] = sender j, [1] = receiver i.
         row_ptr: (N + 1,) int64; atom i receives the edges row_ptr[i] .. row_ptr[i + 1]. Edges from row_ptr[-1] on are
-            padding: they point at atom 0 and contribute nothing.
+            padding: they point from atom 0 to atom 0 at shift 0. Ops give them zero vectors and zero gradients; what
+            a model computes from a zero distance itself needs `edge_mask`.
         ptr: (B + 1,) int64; structure b owns the atoms ptr[b] .. ptr[b + 1].
         cell_shifts: (E, 3) int32 in units of the lattice vectors, or None where there is no cell.
         order: (E,) int64, for graphs made by `from_edge_index`: edge e is column order[e] of the given edge_index, so
@@ -79,6 +81,18 @@ class Neighbors:
             return self.cell_shifts
         return self.edge_index.new_zeros((self.num_edges, 3), dtype=torch.int32)
 
+    @property
+    def edge_mask(self) -> Tensor:
+        """(E,) bool: true for edges, false for padding."""
+        return torch.arange(self.num_edges, device=self.row_ptr.device) < self.row_ptr[-1]
+
+    def __repr__(self) -> str:
+        shifts = "no cell" if self.cell_shifts is None else "shifts"
+        return (
+            f"Neighbors({self.num_nodes} atoms, {self.num_structures} structures, {self.num_edges} edges, {shifts}, "
+            f"{self.edge_index.device})"
+        )
+
     @_Lazy
     def batch(self) -> Tensor:
         """(N,) int64 structure of each atom."""
@@ -102,8 +116,13 @@ class Neighbors:
 
     @_Lazy
     def reverse(self) -> Tensor:
-        """(E,) int64: index of the edge from receiver to sender with the opposite shift, -1 if there is none."""
-        result: Tensor = torch.ops.symkern.reverse_edges.default(self.edge_index, self.cell_shifts, self.row_ptr)
+        """(E,) int64: index of the edge from receiver to sender with the opposite shift, -1 if there is none.
+
+        Half lists have none. Computed once.
+        """
+        result: Tensor = torch.ops.symkern.reverse_edges.default(
+            self.edge_index, self.cell_shifts, self.row_ptr, *self._by_sender
+        )
         return result
 
     def to(self, device: torch.device | str) -> Neighbors:
@@ -129,18 +148,26 @@ class Neighbors:
         num_nodes: int,
         shifts: Tensor | None = None,
         ptr: Tensor | None = None,
+        batch: Tensor | None = None,
     ) -> Neighbors:
         """A graph from any PyG edge_index: unsorted, asymmetric, with repeated edges.
+
+        Reads the indices, so it synchronises on CUDA and is for code outside ``torch.compile``.
 
         Args:
             edge_index: (2, E) int64, [0] = sender, [1] = receiver.
             num_nodes: number of atoms N.
             shifts: (E, 3) integer shift of each edge in units of the lattice vectors.
             ptr: (B + 1,) int64 starts of the structures; one structure by default.
+            batch: (N,) int64 sorted structure of each atom, instead of `ptr`.
 
         Raises:
-            ValueError: wrong shape or dtype, an index outside 0 .. N - 1, a ptr that does not run from 0 to N.
+            TypeError: an argument is not a tensor.
+            ValueError: wrong shape or dtype, an index outside 0 .. N - 1, a shift beyond int32, a ptr that does not run
+                from 0 to N, a batch that is not sorted, an edge between structures.
         """
+        for name, value in (("edge_index", edge_index), ("shifts", shifts), ("ptr", ptr), ("batch", batch)):
+            check_tensor(name, value, optional=name != "edge_index")
         if edge_index.dim() != 2 or edge_index.shape[0] != 2:
             raise ValueError(f"edge_index must have shape (2, E), got {tuple(edge_index.shape)}")
         if edge_index.dtype != torch.int64:
@@ -154,24 +181,48 @@ class Neighbors:
                 f"got {int(edge_index.min())} .. {int(edge_index.max())}"
             )
         if shifts is not None:
-            if shifts.shape != (edges, 3) or shifts.is_floating_point() or shifts.is_complex():
-                raise ValueError(
-                    f"shifts must be integers of shape ({edges}, 3), got {shifts.dtype} of shape {tuple(shifts.shape)}"
-                )
-            if shifts.device != edge_index.device:
-                raise ValueError(f"shifts must be on {edge_index.device}, as edge_index is, got {shifts.device}")
-            shifts = shifts.to(torch.int32)
-        if ptr is None:
-            ptr = torch.tensor([0, num_nodes], device=edge_index.device)
-        elif ptr.dtype != torch.int64 or ptr.dim() != 1 or ptr.numel() < 1:
-            raise ValueError(f"ptr must be int64 of shape (B + 1,), got {ptr.dtype} of shape {tuple(ptr.shape)}")
-        elif int(ptr[0]) != 0 or int(ptr[-1]) != num_nodes or bool((ptr.diff() < 0).any()):
-            raise ValueError(f"ptr must rise from 0 to num_nodes = {num_nodes}, got {ptr.tolist()[:8]}")
+            shifts = _checked_shifts(shifts, edge_index)
+        ptr = _checked_ptr(ptr, batch, num_nodes, edge_index)
         order = _lexicographic_order(edge_index, shifts)
         sorted_index = edge_index[:, order]
         counts = torch.bincount(sorted_index[1], minlength=num_nodes)
         row_ptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        return cls(sorted_index, row_ptr, ptr, None if shifts is None else shifts[order], order)
+        graph = cls(sorted_index, row_ptr, ptr, None if shifts is None else shifts[order], order)
+        if ptr.shape[0] > 2 and bool((graph.batch[sorted_index[0]] != graph.batch[sorted_index[1]]).any()):
+            raise ValueError("edge_index must join atoms of one structure, but an edge crosses structures")
+        return graph
+
+
+def _checked_shifts(shifts: Tensor, edge_index: Tensor) -> Tensor:
+    edges = edge_index.shape[1]
+    if shifts.shape != (edges, 3) or shifts.is_floating_point() or shifts.is_complex():
+        raise ValueError(
+            f"shifts must be integers of shape ({edges}, 3), got {shifts.dtype} of shape {tuple(shifts.shape)}"
+        )
+    if shifts.device != edge_index.device:
+        raise ValueError(f"shifts must be on {edge_index.device}, as edge_index is, got {shifts.device}")
+    if edges and int(shifts.long().abs().max()) > torch.iinfo(torch.int32).max:
+        raise ValueError(f"shifts must fit into int32, got magnitudes up to {int(shifts.long().abs().max())}")
+    return shifts.to(torch.int32)
+
+
+def _checked_ptr(ptr: Tensor | None, batch: Tensor | None, num_nodes: int, edge_index: Tensor) -> Tensor:
+    if batch is not None:
+        if ptr is not None:
+            raise ValueError("batch and ptr describe the same thing: give one of them")
+        if batch.dtype != torch.int64 or batch.shape != (num_nodes,):
+            raise ValueError(f"batch must be int64 of shape ({num_nodes},), got {batch.dtype}, {tuple(batch.shape)}")
+        if num_nodes and (int(batch[0]) < 0 or bool((batch.diff() < 0).any())):
+            raise ValueError("batch must be sorted and not negative; symkern.sort_batch(batch) returns the order")
+        counts = torch.bincount(batch)
+        return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    if ptr is None:
+        return torch.tensor([0, num_nodes], device=edge_index.device)
+    if ptr.dtype != torch.int64 or ptr.dim() != 1 or ptr.numel() < 1:
+        raise ValueError(f"ptr must be int64 of shape (B + 1,), got {ptr.dtype} of shape {tuple(ptr.shape)}")
+    if int(ptr[0]) != 0 or int(ptr[-1]) != num_nodes or bool((ptr.diff() < 0).any()):
+        raise ValueError(f"ptr must rise from 0 to num_nodes = {num_nodes}, got {ptr.tolist()[:8]}")
+    return ptr
 
 
 def _lexicographic_order(edge_index: Tensor, shifts: Tensor | None) -> Tensor:

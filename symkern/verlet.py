@@ -16,10 +16,12 @@ class VerletList:
     """Builds the list for ``cutoff + skin`` and returns it again until an atom has moved by more than ``skin / 2``.
 
     The list is complete for `cutoff` at every call; it also holds pairs up to ``cutoff + skin``, which a model's cutoff
-    function turns into zeros. With ``exact=True`` those are removed, at the cost of a pass over the edges.
+    function turns into zeros. With ``exact=True`` those are removed, which takes longer than building a new list on the
+    CPU: use it to check, not to save time.
 
     It is rebuilt when an atom has moved too far, and whenever the number of atoms, cell, pbc, batch, dtype or device
-    changes. Comparing positions costs one synchronisation on CUDA.
+    changes, however little. Comparing positions costs one synchronisation on CUDA; the decision is taken in Python, so
+    call it outside ``torch.compile``. A `max_edges` must have room for the pairs up to ``cutoff + skin``.
 
     Args:
         cutoff: Å, positive.
@@ -79,9 +81,13 @@ class VerletList:
         vectors = edge_vectors(positions.detach().double(), nb, None if cell is None else cell.double())
         keep = (vectors.square().sum(-1) < self.cutoff**2)[:real].nonzero().squeeze(1)
         edge_index = nb.edge_index[:, keep]
+        shifts = None if nb.cell_shifts is None else nb.cell_shifts[keep]
         counts = torch.bincount(edge_index[1], minlength=nb.num_nodes)
         row_ptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        return Neighbors(edge_index, row_ptr, nb.ptr, None if nb.cell_shifts is None else nb.cell_shifts[keep])
+        padding = (nb.num_edges if "max_edges" in self._setting else len(keep)) - len(keep)
+        edge_index = torch.nn.functional.pad(edge_index, (0, padding))
+        shifts = None if shifts is None else torch.nn.functional.pad(shifts, (0, 0, 0, padding))
+        return Neighbors(edge_index, row_ptr, nb.ptr, shifts)
 
 
 def _same(a: Any, b: Any) -> bool:

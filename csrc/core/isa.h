@@ -5,6 +5,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <initializer_list>
+#include <stdexcept>
+#include <string>
 
 namespace symkern {
 
@@ -34,7 +36,7 @@ inline Isa active_isa() {
     for (Isa level : {Isa::baseline, Isa::avx2, Isa::avx512}) {
       if (std::strcmp(wanted, isa_name(level)) == 0) return level < best ? level : best;
     }
-    return best;
+    throw std::invalid_argument(std::string("SYMKERN_ISA must be baseline, avx2 or avx512, got ") + wanted);
   }();
   return isa;
 }

@@ -2,78 +2,81 @@
 #include "core/macros.h"
 #include "torch/shim.h"
 
+#include <utility>
+
 namespace symkern {
 namespace {
 
-// ---- reverse: binary search in the sorted row of the sender
-// -----------------------------------------------------------
+// ---- reverse: per atom, its row (sorted by sender, shift) against the edges it sends (sorted by receiver, shift) -------
 
 struct ReverseEdge {
   const int64_t* senders;
   const int64_t* receivers;
   const int32_t* shifts;  // (E, 3), or nullptr: all zero
   const int64_t* row_ptr;
-  int64_t num_atoms;
+  const int64_t* sender_order;
+  const int64_t* sender_ptr;
   int64_t* out;
 
-  // Is (sender, shift) of edge e before (j, sign * shift of edge `other`)?
-  SYMKERN_HD bool before(int64_t e, int64_t j, int64_t other, int sign) const {
-    if (senders[e] != j) return senders[e] < j;
-    if (shifts == nullptr) return false;
-    for (int k = 0; k < 3; ++k) {
-      const int32_t a = shifts[3 * e + k], b = sign * shifts[3 * other + k];
-      if (a != b) return a < b;
-    }
-    return false;
-  }
-  SYMKERN_HD bool same(int64_t e, int64_t j, int64_t other, int sign) const {
-    if (senders[e] != j) return false;
+  // Sign of shift(a) + shift(b): zero if they are opposite.
+  SYMKERN_HD int compare_opposite(int64_t a, int64_t b) const {
     for (int k = 0; shifts != nullptr && k < 3; ++k) {
-      if (shifts[3 * e + k] != sign * shifts[3 * other + k]) return false;
+      const int64_t sum = static_cast<int64_t>(shifts[3 * a + k]) + shifts[3 * b + k];
+      if (sum != 0) return sum < 0 ? -1 : 1;
     }
-    return true;
-  }
-  // First edge of row i that is not before (j, sign * shift of `other`).
-  SYMKERN_HD int64_t lower_bound(int64_t i, int64_t j, int64_t other, int sign) const {
-    int64_t low = row_ptr[i], high = row_ptr[i + 1];
-    while (low < high) {
-      const int64_t middle = low + (high - low) / 2;
-      if (before(middle, j, other, sign)) {
-        low = middle + 1;
-      } else {
-        high = middle;
-      }
-    }
-    return low;
+    return 0;
   }
 
-  SYMKERN_HD void operator()(int64_t e) const {
-    const int64_t i = receivers[e], j = senders[e];
-    if (e >= row_ptr[num_atoms]) {  // padding
-      out[e] = -1;
-      return;
+  SYMKERN_HD void operator()(int64_t atom) const {
+    int64_t sent = sender_ptr[atom];
+    const int64_t row_end = row_ptr[atom + 1], sent_end = sender_ptr[atom + 1];
+    for (int64_t e = row_ptr[atom]; e < row_end;) {
+      const int64_t other = senders[e];
+      while (sent < sent_end && receivers[sender_order[sent]] < other) ++sent;
+      int64_t block_end = sent;
+      while (block_end < sent_end && receivers[sender_order[block_end]] == other) ++block_end;
+      // shifts ascend along both; opposite ones are met by walking the second backwards
+      int64_t back = block_end;
+      for (; e < row_end && senders[e] == other; ++e) {
+        int sign = 1;
+        while (back > sent && (sign = compare_opposite(e, sender_order[back - 1])) > 0) --back;
+        out[e] = back > sent && sign == 0 ? sender_order[--back] : -1;
+      }
+      sent = block_end;
     }
-    // Equal edges may occur more than once; the k-th of them is the reverse of the k-th.
-    const int64_t k = e - lower_bound(i, j, e, 1);
-    const int64_t other = lower_bound(j, i, e, -1) + k;
-    out[e] = other < row_ptr[j + 1] && same(other, i, e, -1) ? other : -1;
   }
 };
 
-Tensor reverse_edges(const Tensor& edge_index, const OptionalTensor& shifts, const Tensor& row_ptr) {
+struct NoReverse {
+  const int64_t* row_ptr;
+  int64_t num_atoms;
+  int64_t* out;
+  SYMKERN_HD void operator()(int64_t e) const {
+    if (e >= row_ptr[num_atoms]) out[e] = -1;  // padding
+  }
+};
+
+Tensor reverse_edges(const Tensor& edge_index, const OptionalTensor& shifts, const Tensor& row_ptr,
+                     const Tensor& sender_order, const Tensor& sender_ptr) {
   check_shape(edge_index, "edge_index", {2, -1}, "(2, E)");
-  check_dtype(edge_index, "edge_index", ScalarType::Long);
-  check_dtype(row_ptr, "row_ptr", ScalarType::Long);
+  for (const auto& [t, name] : {std::pair(&edge_index, "edge_index"), std::pair(&row_ptr, "row_ptr"),
+                                std::pair(&sender_order, "sender_order"), std::pair(&sender_ptr, "sender_ptr")}) {
+    check_dtype(*t, name, ScalarType::Long);
+    check_same_device(*t, name, edge_index, "edge_index");
+  }
   if (shifts.has_value()) check_dtype(*shifts, "shifts", ScalarType::Int);
-  const Tensor index = as_contiguous(edge_index), starts = as_contiguous(row_ptr);
+  const Tensor index = as_contiguous(edge_index), rows = as_contiguous(row_ptr), order = as_contiguous(sender_order),
+               start = as_contiguous(sender_ptr);
   const OptionalTensor s = shifts.has_value() ? OptionalTensor(as_contiguous(*shifts)) : std::nullopt;
-  const int64_t edges = index.size(1);
+  const int64_t edges = index.size(1), atoms = rows.size(0) - 1;
   Tensor out = empty({edges}, ScalarType::Long, index);
   const int64_t* senders = index.const_data_ptr<int64_t>();
   const Launch launch(index);
-  launch.for_each(edges, 2048,
-                  ReverseEdge{senders, senders + edges, data_or_null<int32_t>(s), starts.const_data_ptr<int64_t>(),
-                              row_ptr.size(0) - 1, out.mutable_data_ptr<int64_t>()});
+  launch.for_each(edges, 65536, NoReverse{rows.const_data_ptr<int64_t>(), atoms, out.mutable_data_ptr<int64_t>()});
+  launch.for_each(atoms, 2048,
+                  ReverseEdge{senders, senders + edges, data_or_null<int32_t>(s), rows.const_data_ptr<int64_t>(),
+                              order.const_data_ptr<int64_t>(), start.const_data_ptr<int64_t>(),
+                              out.mutable_data_ptr<int64_t>()});
   return out;
 }
 
@@ -154,7 +157,7 @@ std::tuple<Tensor, Tensor> sender_order(const Tensor& edge_index, const Tensor& 
 
 }  // namespace
 
-SYMKERN_OP(reverse_edges, "(Tensor edge_index, Tensor? shifts, Tensor row_ptr) -> Tensor", reverse_edges)
+SYMKERN_OP(reverse_edges, "(Tensor edge_index, Tensor? shifts, Tensor row_ptr, Tensor sender_order, Tensor sender_ptr) -> Tensor", reverse_edges)
 SYMKERN_OP(sender_order, "(Tensor edge_index, Tensor row_ptr) -> (Tensor, Tensor)", sender_order)
 
 }  // namespace symkern

@@ -150,7 +150,7 @@ Tensor edge_vectors(const OptionalTensor& positions, const OptionalTensor& cell,
     const OptionalTensor b = per_structure ? OptionalTensor(as_contiguous(*batch)) : std::nullopt;
     const Tensor index = as_contiguous(edge_index);
     const int64_t* senders = index.const_data_ptr<int64_t>();
-    launch.for_each(shared.num_edges, 8192,
+    launch.for_each(shared.num_edges, 65536,
                     EdgeVectors<T>{data_or_null<T>(r), data_or_null<T>(h), data_or_null<int64_t>(b), senders,
                                    senders + shared.num_edges, data_or_null<int32_t>(s), out.mutable_data_ptr<T>()});
   });
@@ -184,7 +184,7 @@ std::tuple<Tensor, Tensor> edge_vectors_backward(const Tensor& grad, const Tenso
     const T* edges = g.const_data_ptr<T>();
     if (need_positions) {
       const Tensor order = as_contiguous(*sender_order), begin = as_contiguous(*sender_ptr);
-      launch.for_each(shared.num_atoms, 512,
+      launch.for_each(shared.num_atoms, 1024,
                       PositionGradient<T>{edges, rows, order.const_data_ptr<int64_t>(), begin.const_data_ptr<int64_t>(),
                                           grad_positions.mutable_data_ptr<T>()});
     }
@@ -195,7 +195,7 @@ std::tuple<Tensor, Tensor> edge_vectors_backward(const Tensor& grad, const Tenso
       double* items = per_atom.mutable_data_ptr<double>();
       double* tiles = per_tile.mutable_data_ptr<double>();
       const Tensor s = as_contiguous(*shifts);
-      launch.for_each(n, 512, RowCellGradient<T>{edges, s.const_data_ptr<int32_t>(), rows, items});
+      launch.for_each(n, 1024, RowCellGradient<T>{edges, s.const_data_ptr<int32_t>(), rows, items});
       launch.for_each((n + kSumTile - 1) / kSumTile, 64, TileSum<9>{items, tiles, n});
       if (cell_per_structure) {
         launch.for_each(

@@ -118,7 +118,9 @@ class NeighborListHost {
     const int64_t count = in_.num_structures;
     const int64_t mean = in_.num_atoms / std::max<int64_t>(1, count) + 1;
     const bool shared = parallel_.threads() > 1;
-    parallel_(count, std::max<int64_t>(1, 2048 / mean), [&](int64_t begin, int64_t end) {
+    // enough for a thread to be worth waking: some tenths of a millisecond
+    const int64_t atoms = grids_.empty() ? 16384 : 1024;
+    parallel_(count, std::max<int64_t>(1, atoms / mean), [&](int64_t begin, int64_t end) {
       const Chunk chunk{end, &new_arena()};
       for (int64_t b = begin; b < end; ++b) {
         if (!(shared && is_grid(b) && size(b) >= kSharedLimit)) f(b, &chunk);
@@ -258,7 +260,7 @@ class NeighborListHost {
     if (chunk != nullptr) {
       body(0, size(b));
     } else {
-      parallel_(size(b), 512, body);
+      parallel_(size(b), 2048, body);
     }
   }
 

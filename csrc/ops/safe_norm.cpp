@@ -82,7 +82,7 @@ Tensor safe_norm(const Tensor& vec) {
   const Launch launch(v);
   dispatch_float(v.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    launch.for_each(rows, 16384, Norm<T>{v.const_data_ptr<T>(), width, out.mutable_data_ptr<T>()});
+    launch.for_each(rows, 65536, Norm<T>{v.const_data_ptr<T>(), width, out.mutable_data_ptr<T>()});
   });
   return out;
 }
@@ -97,7 +97,7 @@ Tensor safe_norm_backward(const Tensor& grad, const Tensor& vec) {
   const Launch launch(v);
   dispatch_float(v.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    launch.for_each(rows, 16384,
+    launch.for_each(rows, 65536,
                     NormBackward<T>{g.const_data_ptr<T>(), v.const_data_ptr<T>(), width, out.mutable_data_ptr<T>()});
   });
   return out;
@@ -118,7 +118,7 @@ std::tuple<Tensor, Tensor> safe_norm_double_backward(const Tensor& direction, co
   const Launch launch(v);
   dispatch_float(v.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    launch.for_each(rows, 16384,
+    launch.for_each(rows, 65536,
                     NormDoubleBackward<T>{h.const_data_ptr<T>(), g.const_data_ptr<T>(), v.const_data_ptr<T>(), width,
                                           out_grad.mutable_data_ptr<T>(), out_v.mutable_data_ptr<T>()});
   });

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from symkern import _library as _library
 from symkern._autograd import differentiable, fake
+from symkern._check import check_reverse_mode, check_tensor
 from symkern.neighbors import Neighbors
 
 
@@ -27,8 +28,16 @@ def edge_vectors(positions: Tensor, nb: Neighbors, cell: Tensor | None = None) -
         (E, 3) Å; padding edges are zero.
 
     Raises:
+        TypeError: `positions` is not a tensor, or `nb` not a graph.
+        RuntimeError: forward-mode differentiation.
         ValueError: shapes, dtypes or devices that do not fit; a graph with shifts but no `cell`.
     """
+    check_tensor("positions", positions)
+    if not isinstance(nb, Neighbors):
+        raise TypeError(
+            f"nb must be symkern.Neighbors, got {type(nb)}; for an edge_index use Neighbors.from_edge_index"
+        )
+    check_reverse_mode("edge_vectors", positions, cell)
     if cell is None and nb.cell_shifts is not None:
         raise ValueError("cell must be given: the graph was built with a cell, and its edges have shifts")
     needs_grad = torch.is_grad_enabled() and (positions.requires_grad or (cell is not None and cell.requires_grad))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from symkern import _library as _library
 from symkern._autograd import fake
+from symkern._check import check_tensor
 from symkern.neighbors import Neighbors
 
 # pbc in every direction, as one bit per lattice vector
@@ -31,7 +32,8 @@ def neighbor_list(
 
     Small molecules and large systems take different algorithms, chosen from the sizes; the result does not depend on
     the algorithm, the number of threads, the device or the precision's rounding: pairs within rounding of the cutoff
-    are decided in fp64 from the given positions. There is no cap on the number of neighbors.
+    are decided in fp64 from the given positions. There is no cap on the number of neighbors. Gradients do not flow
+    through the list: take them through `edge_vectors`.
 
     Args:
         positions: (N, 3) float32 or float64, Å. Atoms may lie outside the cell.
@@ -45,17 +47,25 @@ def neighbor_list(
             atom's own images those with the lexicographically positive shift.
         self_loops: also the pairs of an atom with itself at zero shift. (Its periodic images always count.)
         max_edges: room for this many edges: the result has exactly this size, padded behind ``row_ptr[-1]`` with edges
-            from atom 0 to atom 0. Makes shapes static, and saves the CUDA version its only synchronisation.
+            from atom 0 to atom 0 (see ``Neighbors.edge_mask``). Makes shapes static, and saves the CUDA version its
+            only synchronisation.
 
     Returns:
         Neighbors. ``shifts`` are int32 in units of the lattice vectors.
 
     Raises:
+        TypeError: an argument is not a tensor.
         ValueError: wrong shapes, dtypes or devices; positions that are not finite; cutoff <= 0; a batch that is
             negative or not sorted; a ptr that does not run from 0 to N; a singular cell along periodic directions; more
             edges than `max_edges` (on CUDA, where such a call does not synchronise, the list is then empty and the next
             call without `max_edges` raises); atoms more than 1e6 cells away from the cell.
     """
+    check_tensor("positions", positions, hint="; for NumPy and ASE use symkern.host.neighbor_list")
+    for name, value in (("batch", batch), ("ptr", ptr), ("cell", cell)):
+        if value is not None:
+            check_tensor(name, value)
+    if max_edges is not None and max_edges < 0:
+        raise ValueError(f"max_edges must not be negative, got {max_edges}")
     mask = _ALL
     if pbc is not None and not isinstance(pbc, Tensor):
         mask = _pbc_mask(pbc)
@@ -64,7 +74,7 @@ def neighbor_list(
             raise ValueError("pbc needs a cell")
     edge_index, shifts, row_ptr, starts = torch.ops.symkern.neighbor_list.default(
         positions,
-        cutoff,
+        float(cutoff),
         batch,
         ptr,
         cell,
@@ -72,13 +82,13 @@ def neighbor_list(
         mask,
         full,
         self_loops,
-        -1 if max_edges is None else max_edges,
+        -1 if max_edges is None else int(max_edges),
     )
     return Neighbors(edge_index, row_ptr, starts, None if cell is None else shifts)
 
 
 def _pbc_mask(pbc: Sequence[bool] | bool) -> int:
-    flags = [pbc] * 3 if isinstance(pbc, bool) else list(pbc)
+    flags = [pbc] * 3 if isinstance(pbc, (bool, int)) else list(pbc)
     if len(flags) != 3 or not all(flag in (False, True) for flag in flags):
         raise ValueError(f"pbc must be one bool, three bools, or a (3,) or (B, 3) bool tensor, got {pbc!r}")
     return sum(1 << k for k, flag in enumerate(flags) if flag)
@@ -194,5 +204,5 @@ def _(edge_index: Tensor, row_ptr: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @fake("reverse_edges")
-def _(edge_index: Tensor, shifts: Tensor | None, row_ptr: Tensor) -> Tensor:
+def _(edge_index: Tensor, shifts: Tensor | None, row_ptr: Tensor, sender_order: Tensor, sender_ptr: Tensor) -> Tensor:
     return edge_index.new_empty(edge_index.shape[1])

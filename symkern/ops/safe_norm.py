@@ -9,6 +9,7 @@ from torch import Tensor
 
 from symkern import _library as _library
 from symkern._autograd import differentiable, fake, gradient_of
+from symkern._check import check_reverse_mode, check_tensor
 
 
 def safe_norm(vec: Tensor) -> Tensor:
@@ -23,8 +24,12 @@ def safe_norm(vec: Tensor) -> Tensor:
         (...) norms in the unit of `vec`.
 
     Raises:
+        TypeError: `vec` is not a tensor.
+        RuntimeError: forward-mode differentiation.
         ValueError: `vec` is not a float32 or float64 tensor with at least one axis.
     """
+    check_tensor("vec", vec)
+    check_reverse_mode("safe_norm", vec)
     if vec.dim() == 2:
         norm: Tensor = torch.ops.symkern.safe_norm.default(vec)
         return norm
