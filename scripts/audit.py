@@ -60,7 +60,7 @@ def shared_symbols(objects: Iterable[Path]) -> list[str]:
         f"{file.parent.name}/{file.name} exports {name} ({kind})"
         for file in objects
         for kind, name in _symbols("--defined-only", "--extern-only", str(file))
-        if not re.match(r"^_?_ZN7symkern\d+neighbor_kernels_(baseline|avx2|avx512)Ev$", name)
+        if not re.match(r"^_?_ZN7symkern\d+\w+_kernels_(baseline|avx2|avx512)Ev$", name)
         and not name.startswith("symkern_")
     ]
 

@@ -18,6 +18,13 @@ _EXPORTS = {
     "VerletList": "symkern.verlet",
     "edge_vectors": "symkern.ops.edge_vectors",
     "safe_norm": "symkern.ops.safe_norm",
+    "segment_sum": "symkern.ops.segment_sum",
+    "segment_mean": "symkern.ops.segment_sum",
+    "Triplets": "symkern.ops.triplets",
+    "triplets": "symkern.ops.triplets",
+    "edge_angles": "symkern.ops.edge_angles",
+    "spherical_basis": "symkern.ops.spherical_basis",
+    "radial_basis": "symkern.ops.radial_basis",
 }
 _MODULES = {"host", "ops", "testing"}
 
@@ -28,10 +35,17 @@ if TYPE_CHECKING:
     from symkern import ops as ops
     from symkern import testing as testing
     from symkern.neighbors import Neighbors as Neighbors
+    from symkern.ops.edge_angles import edge_angles as edge_angles
     from symkern.ops.edge_vectors import edge_vectors as edge_vectors
     from symkern.ops.neighbor_list import neighbor_list as neighbor_list
     from symkern.ops.neighbor_list import sort_batch as sort_batch
+    from symkern.ops.radial_basis import radial_basis as radial_basis
     from symkern.ops.safe_norm import safe_norm as safe_norm
+    from symkern.ops.segment_sum import segment_mean as segment_mean
+    from symkern.ops.segment_sum import segment_sum as segment_sum
+    from symkern.ops.spherical_basis import spherical_basis as spherical_basis
+    from symkern.ops.triplets import Triplets as Triplets
+    from symkern.ops.triplets import triplets as triplets
     from symkern.verlet import VerletList as VerletList
 
 

@@ -4,10 +4,10 @@
 // the same kernels on the CPU to find bugs. No other file has __CUDA_ARCH__, PTX, CUB or a kernel launch.
 //
 // Kernels:
-//   SYMKERN_KERNEL SYMKERN_BOUNDS(128) name(args)  { ... }  arguments by value, trivially copyable; may be a template
-//   SYMKERN_DEVICE int helper(...)                          inline device function, may use everything below
-//   SYMKERN_SHARED(type, name, count);                      T (&name)[count], 16-byte aligned, count constant
-//   SYMKERN_DYNAMIC_SHARED(type, name);                     T* name, 16-byte aligned, size given at launch
+//   SYMKERN_KERNEL SYMKERN_BOUNDS(128 [, blocks per multiprocessor]) name(args)  { ... }  arguments by value, trivially
+//   copyable; may be a template SYMKERN_DEVICE int helper(...)                          inline device function, may use
+//   everything below SYMKERN_SHARED(type, name, count);                      T (&name)[count], 16-byte aligned, count
+//   constant SYMKERN_DYNAMIC_SHARED(type, name);                     T* name, 16-byte aligned, size given at launch
 //
 // CUDA names that work on both:
 //   threadIdx.x blockIdx.x blockDim.x gridDim.x, __syncthreads{,_or,_and,_count}, __syncwarp
@@ -63,7 +63,7 @@
 
 #ifdef __CUDACC__
 #define SYMKERN_KERNEL [[maybe_unused]] static __global__ void
-#define SYMKERN_BOUNDS(threads) __launch_bounds__(threads)
+#define SYMKERN_BOUNDS(...) __launch_bounds__(__VA_ARGS__)
 #define SYMKERN_DEVICE __device__ __forceinline__
 #define SYMKERN_SHARED(type, name, count) __shared__ __align__(16) type name[count]
 #define SYMKERN_DYNAMIC_SHARED(type, name)          \
@@ -71,7 +71,7 @@
   type* const name = reinterpret_cast<type*>(symkern_dynamic_shared)
 #else
 #define SYMKERN_KERNEL [[maybe_unused]] static void
-#define SYMKERN_BOUNDS(threads)
+#define SYMKERN_BOUNDS(...)
 #define SYMKERN_DEVICE inline
 // The static in the lambda gives one key per declaration and template instance, as one __shared__ variable does.
 #define SYMKERN_SHARED(type, name, count)                                       \

@@ -3,8 +3,17 @@
 #pragma once
 
 #include <cmath>
+#include <cstdint>
 
 #include "core/macros.h"
+
+// For formulas over any number type: always inlined, so that they leave no symbol that two instruction sets would
+// share.
+#if defined(__CUDACC__)
+#define SYMKERN_FORMULA __host__ __device__ __forceinline__
+#else
+#define SYMKERN_FORMULA SYMKERN_ALWAYS_INLINE
+#endif
 
 namespace symkern {
 
@@ -18,5 +27,19 @@ SYMKERN_HD float exponential(float x) { return expf(x); }
 SYMKERN_HD double exponential(double x) { return exp(x); }
 SYMKERN_HD void sine_cosine(float x, float& s, float& c) { s = sinf(x), c = cosf(x); }
 SYMKERN_HD void sine_cosine(double x, double& s, double& c) { s = sin(x), c = cos(x); }
+
+// A plain number as a vector of one lane, for loops over vectors (core/simd.h has `Lanes` for real ones).
+template <class T>
+struct OneLane {
+  using Scalar = T;
+  using Vector = T;
+  static constexpr int width = 1;
+  SYMKERN_FORMULA static T splat(T x) { return x; }
+  SYMKERN_FORMULA static T load(const T* p) { return *p; }
+  SYMKERN_FORMULA static T load_first(const T* p, int64_t) { return *p; }
+  SYMKERN_FORMULA static void store(T* p, T x) { *p = x; }
+  SYMKERN_FORMULA static void store_first(T* p, T x, int64_t) { *p = x; }
+  SYMKERN_FORMULA static T sum(T x) { return x; }
+};
 
 }  // namespace symkern

@@ -1,5 +1,6 @@
-// Vectors of the native width of the instruction set this file is compiled for, with the functions formulas need. Formulas
-// are templates over their number type, so the same text serves these vectors, plain floats and doubles, and CUDA.
+// Vectors of the native width of the instruction set this file is compiled for, with the functions formulas need.
+// Formulas are templates over their number type, so the same text serves these vectors, plain floats and doubles, and
+// CUDA.
 //
 // Only for *_simd.cpp: everything has internal linkage (see docs/design.md, "Instruction sets").
 #pragma once
@@ -52,7 +53,8 @@ SYMKERN_INLINE uint32_t to_mask(VI lanes) {  // lanes are 0 or -1
 #endif
 }
 
-// ---- the words of core/number.h ---------------------------------------------------------------------------------------
+// ---- the words of core/number.h
+// ---------------------------------------------------------------------------------------
 
 SYMKERN_INLINE VF select(VI mask, VF a, VF b) { return mask ? a : b; }
 SYMKERN_INLINE VF multiply_add(VF a, VF b, VF c) { return a * b + c; }  // contracted: *_simd.cpp allows it
@@ -65,32 +67,32 @@ SYMKERN_INLINE VF nearest(VF x, VI& integer) {
   return shifted - magic;
 }
 
-// e^x to 1 ulp or so: x = n ln 2 + r, |r| <= ln 2 / 2, polynomial in r. Zero below e^-87: no denormals.
+// e^x to 1 ulp: x = n ln 2 + r, |r| <= ln 2 / 2, minimax polynomial in r. Zero below e^-87: no denormals.
 SYMKERN_INLINE VF exponential(VF x) {
-  const VF low = splat_f(-87.0f), high = splat_f(88.0f);
-  const VF clamped = select(x < low, low, select(x > high, high, x));
+  const VF low = splat_f(-87.0f), high = splat_f(89.0f);
+  const VF above = select(low > x, low, x);  // in this order one instruction each, and NaN stays
+  const VF clamped = select(high < above, high, above);
   VI n;
   const VF whole = nearest(clamped * 1.44269504f, n);
   VF r = clamped - whole * 0.693145752f;
   r = r - whole * 1.42860677e-6f;
-  VF p = splat_f(1.3888889e-3f);
-  p = multiply_add(p, r, splat_f(8.3333333e-3f));
-  p = multiply_add(p, r, splat_f(4.1666667e-2f));
-  p = multiply_add(p, r, splat_f(1.6666667e-1f));
-  p = multiply_add(p, r, splat_f(0.5f));
+  VF p = splat_f(1.38146023e-3f);
+  p = multiply_add(p, r, splat_f(8.36871658e-3f));
+  p = multiply_add(p, r, splat_f(4.16683890e-2f));
+  p = multiply_add(p, r, splat_f(1.66665211e-1f));
+  p = multiply_add(p, r, splat_f(4.99999940e-1f));
   p = multiply_add(p * r, r, r) + 1.0f;
-  const VF scale = reinterpret_cast<VF>((n + 127) << 23);
-  const VF inside = select(x < low, VF{}, p * scale);
-  return select(x == x, select(x > splat_f(88.72283f), splat_f(__builtin_inff()), inside), x);
+  const VF half = reinterpret_cast<VF>((n + 126) << 23);  // 2^n itself may overflow where e^x does not
+  return select(x < low, VF{}, (p + p) * half);
 }
 
-// Both to about 1 ulp of 1 for |x| up to some thousands: quarter turns are removed in three parts.
+// Both to about 1 ulp of 1: quarter turns are removed in three parts, whose products with up to 2^13 turns are exact.
 SYMKERN_INLINE void sine_cosine(VF x, VF& s, VF& c) {
   VI n;
   const VF turns = nearest(x * 0.636619772f, n);
-  VF r = x - turns * 1.57079625f;
-  r = r - turns * 7.54978942e-8f;
-  r = r - turns * 5.39030253e-15f;
+  VF r = x - turns * 1.5703125f;
+  r = r - turns * 4.83751297e-4f;
+  r = r - turns * 7.54978995e-8f;
   const VF r2 = r * r;
   VF sine = splat_f(2.7557319e-6f);
   sine = multiply_add(sine, r2, splat_f(-1.9841270e-4f));
@@ -106,7 +108,65 @@ SYMKERN_INLINE void sine_cosine(VF x, VF& s, VF& c) {
   const VF a = select(odd, cosine, sine), b = select(odd, sine, cosine);
   s = reinterpret_cast<VF>(reinterpret_cast<VI>(a) ^ ((n & 2) << 30));
   c = reinterpret_cast<VF>(reinterpret_cast<VI>(b) ^ (((n + 1) & 2) << 30));
+  const VF limit = splat_f(8192.0f);
+  const uint32_t large = to_mask((x > limit) | (x < -limit));
+  if (__builtin_expect(large != 0, 0)) {
+    for (int l = 0; l < W; ++l) {
+      if ((large >> l) & 1) s[l] = __builtin_sinf(x[l]), c[l] = __builtin_cosf(x[l]);
+    }
+  }
 }
+
+// The first n < W lanes; the others are zero, and their memory is not touched.
+SYMKERN_INLINE VF load_first_f(const float* p, int64_t n) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<VF>(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1u), p));
+#elif defined(__AVX2__)
+  const VI lane = {0, 1, 2, 3, 4, 5, 6, 7};
+  return reinterpret_cast<VF>(_mm256_maskload_ps(p, reinterpret_cast<__m256i>(lane < static_cast<int>(n))));
+#else
+  if (n == 1) return VF{p[0], 0, 0, 0};  // in registers: element by element would go through memory
+  if (n == 2) return VF{p[0], p[1], 0, 0};
+  return n == 0 ? VF{} : VF{p[0], p[1], p[2], 0};
+#endif
+}
+
+SYMKERN_INLINE void store_first_f(float* p, VF v, int64_t n) {
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1u), reinterpret_cast<__m512>(v));
+#elif defined(__AVX2__)
+  const VI lane = {0, 1, 2, 3, 4, 5, 6, 7};
+  _mm256_maskstore_ps(p, reinterpret_cast<__m256i>(lane < static_cast<int>(n)), reinterpret_cast<__m256>(v));
+#else
+  if (n > 0) p[0] = v[0];
+  if (n > 1) p[1] = v[1];
+  if (n > 2) p[2] = v[2];
+#endif
+}
+
+// Halves are added to halves.
+SYMKERN_INLINE float sum_f(VF v) {
+  float x[W];
+  store_f(x, v);
+#pragma GCC unroll 16
+  for (int half = W / 2; half > 0; half /= 2) {
+    for (int l = 0; l < half; ++l) x[l] += x[l + half];
+  }
+  return x[0];
+}
+
+// The type that loops over vectors are written for, as OneLane is for plain numbers.
+struct Lanes {
+  using Scalar = float;
+  typedef float Vector __attribute__((vector_size(W * 4)));  // VF without the attributes a template argument would lose
+  static constexpr int width = W;
+  SYMKERN_INLINE VF splat(float x) { return splat_f(x); }
+  SYMKERN_INLINE VF load(const float* p) { return load_f(p); }
+  SYMKERN_INLINE VF load_first(const float* p, int64_t n) { return load_first_f(p, n); }
+  SYMKERN_INLINE void store(float* p, VF v) { store_f(p, v); }
+  SYMKERN_INLINE void store_first(float* p, VF v, int64_t n) { store_first_f(p, v, n); }
+  SYMKERN_INLINE float sum(VF v) { return sum_f(v); }
+};
 
 }  // namespace
 }  // namespace symkern

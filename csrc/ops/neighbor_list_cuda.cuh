@@ -50,9 +50,10 @@ struct Owner {
 // A lattice cut into bins. Non-periodic directions have unbounded bin coordinates.
 struct BinnedLattice {
   Lattice lattice;
-  int32_t bins[3];   // along periodic directions
-  int32_t reach[3];  // bins to look at on either side
-  Vec3 step[3];      // from bin to bin, Å
+  int32_t bins[3];         // along periodic directions
+  int32_t reach[3];        // bins to look at on either side
+  Vec3 step[3];            // from bin to bin, Å
+  float x[3], y[3], z[3];  // the same in cutoffs
   float inside, outside;
 };
 
@@ -232,10 +233,13 @@ SYMKERN_KERNEL bin_lattices(Input<T> in, BinnedLattice* out, unsigned long long*
         m.step[k] = (in.cutoff * (1 + kBinSlack)) * m.lattice.basis[k];
         m.reach[k] = 1;
       }
+      m.x[k] = static_cast<float>(m.step[k].x / in.cutoff);
+      m.y[k] = static_cast<float>(m.step[k].y / in.cutoff);
+      m.z[k] = static_cast<float>(m.step[k].z / in.cutoff);
       extent += (m.reach[k] + 1) * sqrt(dot(m.step[k], m.step[k])) / in.cutoff;
     }
-    // as make_band on the host: twice the worst case of coordinates up to `extent`
-    const double error = extent * 0x1p-21, relative = 0x1p-19;
+    // as make_band on the host: twice the worst case of a few roundings of coordinates up to `extent`
+    const double error = extent * 0x1p-20, relative = 0x1p-19;
     m.inside = error < 1 ? static_cast<float>((1 - error) * (1 - error) * (1 - relative)) : 0.0f;
     m.outside = static_cast<float>((1 + error) * (1 + error) * (1 + relative));
     out[b] = m;
@@ -309,8 +313,8 @@ SYMKERN_HD Int3 key_shift(uint64_t key) {
 
 // counts != nullptr: count. Otherwise write the keys of each row, unsorted.
 template <class T>
-SYMKERN_KERNEL SYMKERN_BOUNDS(kThreads) scan_grid(Input<T> in, Grid grid, int64_t* counts, const int64_t* row_ptr,
-                                                  uint64_t* keys, unsigned long long* status) {
+SYMKERN_KERNEL SYMKERN_BOUNDS(kThreads, 4) scan_grid(Input<T> in, Grid grid, int64_t* counts, const int64_t* row_ptr,
+                                                     uint64_t* keys, unsigned long long* status) {
   const int64_t warps = static_cast<int64_t>(gridDim.x) * (blockDim.x / 32);
   const unsigned before = (1u << gpu::lane()) - 1u;
   for (int64_t s = static_cast<int64_t>(blockIdx.x) * (blockDim.x / 32) + gpu::warp(); s < in.num_atoms; s += warps) {
@@ -325,7 +329,6 @@ SYMKERN_KERNEL SYMKERN_BOUNDS(kThreads) scan_grid(Input<T> in, Grid grid, int64_
         for (int32_t ox = -m.reach[0]; ox <= m.reach[0]; ++ox) {
           const int32_t offset[3] = {ox, oy, oz};
           int32_t c[3], image[3];
-          Vec3 jump{0, 0, 0};  // from my bin's centre to that bin's
           for (int k = 0; k < 3; ++k) {
             c[k] = bin.c[k] + offset[k];
             image[k] = 0;
@@ -333,12 +336,14 @@ SYMKERN_KERNEL SYMKERN_BOUNDS(kThreads) scan_grid(Input<T> in, Grid grid, int64_
               image[k] = c[k] >= 0 ? c[k] / m.bins[k] : -((m.bins[k] - 1 - c[k]) / m.bins[k]);
               c[k] -= image[k] * m.bins[k];
             }
-            jump = jump + (offset[k] / in.cutoff) * m.step[k];
           }
           const Int3 shift = m.lattice.shift(image[0], image[1], image[2]);
           const uint32_t h = hash_bin(c[0], c[1], c[2], bin.first, grid.buckets);
-          const float x0 = static_cast<float>(jump.x) - me.x, y0 = static_cast<float>(jump.y) - me.y,
-                      z0 = static_cast<float>(jump.z) - me.z;
+          // from me to that bin's centre
+          const float fx = static_cast<float>(ox), fy = static_cast<float>(oy), fz = static_cast<float>(oz);
+          const float x0 = fx * m.x[0] + fy * m.x[1] + fz * m.x[2] - me.x;
+          const float y0 = fx * m.y[0] + fy * m.y[1] + fz * m.y[2] - me.y;
+          const float z0 = fx * m.z[0] + fy * m.z[1] + fz * m.z[2] - me.z;
           const int32_t end = grid.bucket_end[h];
           for (int32_t base = grid.bucket_begin[h]; base < end; base += 32) {
             const int32_t t = base + gpu::lane();

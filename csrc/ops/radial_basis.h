@@ -1,5 +1,5 @@
 // Radial bases times a cutoff function, with their first and second derivatives. One text for plain numbers (host fp64,
-// CUDA) and vectors (core/simd.h): V is the number type, S its scalar.
+// CUDA) and vectors (core/simd.h, included before this): V is the number type, S its scalar.
 #pragma once
 
 #include <cstdint>
@@ -11,46 +11,92 @@ namespace symkern {
 enum class BasisKind : int { gaussian = 0, bessel = 1, expnorm = 2 };
 enum class EnvelopeKind : int { cosine = 0, polynomial = 1, none = 2 };
 
+// What is the same for all distances.
+template <class S>
+struct RadialShape {
+  S cutoff, rest;  // their sum is the cutoff to twice the precision: rounding it would spoil what is left near it
+  S inverse;       // 1 / cutoff
+  S norm;          // sqrt(2 / cutoff), bessel only
+  EnvelopeKind envelope;
+  int exponent;
+
+  RadialShape(double rc, EnvelopeKind kind, int order)
+      : cutoff(static_cast<S>(rc)),
+        rest(static_cast<S>(rc - static_cast<double>(cutoff))),
+        inverse(static_cast<S>(1 / rc)),
+        norm(static_cast<S>(sqrt(2 / rc))),
+        envelope(kind),
+        exponent(order) {}
+};
+
 // Value and two derivatives with respect to the distance.
 template <class V>
 struct Jet {
   V f, d1, d2;
 };
 
-template <class V, class S>
-SYMKERN_HD V zero_like(V x) {
-  return x * S(0);
+// x = d / cutoff in [0, 1] and y = 1 - x, which is exact where x is near 1; `inside` is d < cutoff.
+template <class V, class S, class M>
+SYMKERN_FORMULA Jet<V> cosine_envelope(const RadialShape<S>& shape, V x, V y, M inside) {
+  // (1 + cos pi x) / 2 = sin^2(pi y / 2) = 1 - sin^2(pi x / 2): each form where its argument is small
+  constexpr S pi = S(3.14159265358979323846);
+  const auto outer = y < S(0.5);
+  V s, c;
+  sine_cosine(select(outer, y, x) * (pi / 2), s, c);
+  const V square = s * s, curve = (c * c - square) * (pi * pi / 2 * shape.inverse * shape.inverse);
+  return {select(outer, square, S(1) - square), s * c * (-pi * shape.inverse),
+          select(inside, select(outer, curve, -curve), x * S(0))};
 }
 
 template <class V, class S>
-SYMKERN_HD Jet<V> envelope(EnvelopeKind kind, int exponent, S cutoff, V d) {
-  const S inverse = S(1) / cutoff;
-  const V x = d * inverse, zero = zero_like<V, S>(x);
-  if (kind == EnvelopeKind::none) return {zero + S(1), zero, zero};
-  const auto inside = x < S(1);
-  if (kind == EnvelopeKind::cosine) {
-    // (1 + cos pi x) / 2 = sin^2 t = 1 - cos^2 t with t = pi (1 - x) / 2: each form where it is accurate
-    constexpr S pi = S(3.14159265358979323846);
-    V s, c;
-    sine_cosine((S(1) - x) * (pi / 2), s, c);
-    const V value = select(x < S(0.5), S(1) - c * c, s * s);
-    return {select(inside, value, zero), select(inside, s * c * (-pi * inverse), zero),
-            select(inside, (c * c - s * s) * (pi * pi / 2 * inverse * inverse), zero)};
+SYMKERN_FORMULA Jet<V> polynomial_envelope(const RadialShape<S>& shape, V x, V y) {
+  // 1 - (p + 1)(p + 2)/2 x^p + p (p + 2) x^(p + 1) - p (p + 1)/2 x^(p + 2) is y^3 times the first p terms of the series
+  // of (1 - x)^-3, all of one sign: nothing cancels. Its derivative is -p (p + 1)(p + 2)/2 x^(p - 1) y^2.
+  const int p = shape.exponent;
+  V series = x * S(0), power = series + S(1);  // power: x^(p - 2), or 1
+  for (int j = p - 1; j >= 0; --j) series = series * x + S(0.5) * S(j + 1) * S(j + 2);
+  for (int j = 2; j < p; ++j) power = power * x;
+  const V next = p > 1 ? power * x : power;  // x^(p - 1)
+  const S slope = S(-0.5) * S(p) * S(p + 1) * S(p + 2) * shape.inverse;
+  return {y * y * y * series, next * y * y * slope, (power * y * S(p - 1) - next * S(2)) * y * (slope * shape.inverse)};
+}
+
+// All about one distance that does not depend on the parameters: envelope u, and t, which is 1 / d for bessel and
+// exp(-5 d / cutoff) with its derivatives for expnorm.
+template <class V>
+struct RadialRow {
+  V d;
+  Jet<V> t, u;
+};
+
+// d must not be negative; NaN makes everything NaN.
+template <class V, class S>
+SYMKERN_FORMULA RadialRow<V> radial_row(const RadialShape<S>& shape, BasisKind kind, V d) {
+  const V zero = d * S(0), one = zero + S(1);
+  RadialRow<V> row{d, {zero, zero, zero}, {one, zero, zero}};
+  if (shape.envelope != EnvelopeKind::none) {
+    // from the cutoff on all is zero, so the basis is evaluated at the cutoff, where it cannot overflow
+    const V left = ((shape.cutoff - d) + shape.rest) / shape.cutoff;
+    const auto inside = left > S(0), outside = left <= S(0);
+    const V x = select(outside, one, d / shape.cutoff), y = select(inside, left, zero);
+    row.d = select(outside, zero + shape.cutoff, d);
+    row.u = shape.envelope == EnvelopeKind::cosine ? cosine_envelope(shape, x, y, inside)
+                                                   : polynomial_envelope(shape, x, y);
   }
-  // 1 + a x^p + b x^(p+1) + c x^(p+2): DimeNet's u(d) without its 1/d
-  const S p = S(exponent), a = -(p + 1) * (p + 2) / 2, b = p * (p + 2), c = -p * (p + 1) / 2;
-  V power = zero + S(1);  // x^(p-2), or 1 for p < 2
-  for (int k = 2; k < exponent; ++k) power = power * x;
-  const V p1 = exponent >= 2 ? power * x : power, p0 = exponent >= 1 ? p1 * x : p1;
-  const V value = S(1) + p0 * (a + x * (b + c * x));
-  const V first = p1 * (a * p + x * (b * (p + 1) + c * (p + 2) * x)) * inverse;
-  const V second = (exponent >= 2 ? power * (a * p * (p - 1) + x * (b * (p + 1) * p + c * (p + 2) * (p + 1) * x))
-                                  : b * (p + 1) * p + c * (p + 2) * (p + 1) * x) *
-                   (inverse * inverse);
-  return {select(inside, value, zero), select(inside, first, zero), select(inside, second, zero)};
+  if (kind == BasisKind::bessel) {
+    // sin(p d) / d is p, to the last bit, long before this: no division by zero
+    const S least = shape.cutoff * S(1e-18);
+    row.d = select(row.d < least, zero + least, row.d);
+    row.t.f = reciprocal(row.d);
+  } else if (kind == BasisKind::expnorm) {
+    const S rate = S(-5) * shape.inverse;
+    const V t = exponential(row.d * rate);
+    row.t = {t, t * rate, t * (rate * rate)};
+  }
+  return row;
 }
 
-// One basis function of distance d with parameters p (centre or frequency) and q (width), and its derivatives. What a
+// A basis function of the distance d with parameters p (centre or frequency) and q (width), and its derivatives. What a
 // caller does not use, the compiler drops.
 template <class V>
 struct BasisJet {
@@ -59,68 +105,48 @@ struct BasisJet {
 
 // exp(-q (t - p)^2), derivatives with respect to t in place of d
 template <class V, class S>
-SYMKERN_HD BasisJet<V> gaussian(V t, V p, V q) {
+SYMKERN_FORMULA BasisJet<V> gaussian(V t, V p, V q) {
   const V a = t - p, a2 = a * a, qa = q * a;
   const V f = exponential(-(qa * a));
   const V first = S(-2) * qa * f, second = (S(4) * qa * qa - S(2) * q) * f, mixed = S(2) * a * (qa * a - S(1)) * f;
   return {f, first, -first, -(a2 * f), second, -second, mixed, second, -mixed, a2 * a2 * f};
 }
 
-// sqrt(2 / cutoff) sin(p d) / d, by its series where p d is small
+// norm sin(p d) / d
 template <class V, class S>
-SYMKERN_HD BasisJet<V> bessel(V d, V p, S cutoff) {
-  const S norm = S(sqrt(2.0 / static_cast<double>(cutoff)));
-  const V x = p * d, x2 = x * x, zero = zero_like<V, S>(x);
+SYMKERN_FORMULA BasisJet<V> bessel(const RadialShape<S>& shape, V d, V inverse, V p) {
+  const V x = p * d, x2 = x * x, zero = x * S(0);
   V s, c;
   sine_cosine(x, s, c);
-  // g(x) = sin(x) / x, g' and g'': closed forms cancel below about 1, series of 6 terms hold there
-  const auto small = x2 < S(1);
-  const V inverse = reciprocal(select(small, zero + S(1), x));
-  const V g = select(
-      small,
-      S(1) - x2 * (S(1) / 6) *
-                 (S(1) -
-                  x2 * (S(1) / 20) *
-                      (S(1) - x2 * (S(1) / 42) *
-                                  (S(1) - x2 * (S(1) / 72) * (S(1) - x2 * (S(1) / 110) * (S(1) - x2 * (S(1) / 156)))))),
-      s * inverse);
-  const V g1 = select(
-      small,
-      x * (S(-1) / 3) *
-          (S(1) - x2 * (S(1) / 10) *
-                      (S(1) - x2 * (S(1) / 28) *
-                                  (S(1) - x2 * (S(1) / 54) * (S(1) - x2 * (S(1) / 88) * (S(1) - x2 * (S(1) / 130)))))),
-      (c - s * inverse) * inverse);
-  // from g'' = -g - 2 g' / x, with g' / x by its series
-  const V ratio = select(
-      small,
-      (S(-1) / 3) *
-          (S(1) - x2 * (S(1) / 10) *
-                      (S(1) - x2 * (S(1) / 28) *
-                                  (S(1) - x2 * (S(1) / 54) * (S(1) - x2 * (S(1) / 88) * (S(1) - x2 * (S(1) / 130)))))),
-      g1 * inverse);
-  const V g2 = -g - S(2) * ratio;
-  // f = norm p g(p d)
-  return {norm * p * g, norm * p * p * g1, norm * c, zero, norm * p * p * p * g2, -(norm * p * s),
-          zero,         -(norm * d * s),   zero,     zero};
+  const V f = shape.norm * s * inverse;
+  // f' / d; the closed form cancels where x is small, and the series holds: (sin x / x)' / x = -1/3 + x^2 / 30 - ...
+  constexpr int terms = sizeof(S) == 8 ? 8 : 5;
+  V series = zero + S(1);
+  for (int k = terms; k >= 1; --k) series = S(1) - x2 * series * (S(1) / S(2 * k * (2 * k + 3)));
+  const V over_d =
+      shape.norm * select(x2 < S(1), p * p * p * series * (S(-1) / S(3)), (p * c - s * inverse) * inverse * inverse);
+  // from f'' + 2 f' / d + p^2 f = 0
+  return {f,
+          over_d * d,
+          shape.norm * c,
+          zero,
+          -(p * p * f) - S(2) * over_d,
+          -(shape.norm * p * s),
+          zero,
+          -(shape.norm * d * s),
+          zero,
+          zero};
 }
 
-// t(d) of exponential-normal bases, exp(-5 d / cutoff), and its derivatives.
-template <class V, class S>
-SYMKERN_HD Jet<V> decay(V d, S cutoff) {
-  const S rate = S(-5) / cutoff;
-  const V t = exponential(d * rate);
-  return {t, rate * t, rate * rate * t};
-}
-
-// Basis times envelope: `u` is the envelope at d, `t` the decay (expnorm only).
-template <class V, class S, BasisKind kind>
-SYMKERN_HD BasisJet<V> radial(V d, const Jet<V>& t, const Jet<V>& u, V p, V q, S cutoff) {
+// Basis times envelope.
+template <BasisKind kind, class V, class S>
+SYMKERN_FORMULA BasisJet<V> radial(const RadialShape<S>& shape, const RadialRow<V>& row, V p, V q) {
+  const Jet<V>&t = row.t, &u = row.u;
   BasisJet<V> b;
   if constexpr (kind == BasisKind::bessel) {
-    b = bessel<V, S>(d, p, cutoff);
+    b = bessel(shape, row.d, t.f, p);
   } else if constexpr (kind == BasisKind::gaussian) {
-    b = gaussian<V, S>(d, p, q);
+    b = gaussian<V, S>(row.d, p, q);
   } else {
     b = gaussian<V, S>(t.f, p, q);
     b.dd = b.dd * t.d1 * t.d1 + b.d * t.d2;
@@ -137,5 +163,62 @@ SYMKERN_HD BasisJet<V> radial(V d, const Jet<V>& t, const Jet<V>& u, V p, V q, S
           u.f * b.pq,
           u.f * b.qq};
 }
+
+// What one element f(d, p, q) of weight 1 adds to the gradients of d, p and q (order 1), or, along a direction
+// (hd, hp, hq), what its directional derivative is and adds to them (order 2). Without `params` only d is of interest.
+template <class V>
+struct RadialShare {
+  V value, d, p, q;
+};
+
+template <int order, bool params, class V>
+SYMKERN_FORMULA RadialShare<V> radial_share(const BasisJet<V>& b, V hd, V hp, V hq) {
+  if constexpr (order == 1) return {b.f, b.d, b.p, b.q};
+  if constexpr (order == 2 && !params) return {b.d * hd, b.dd * hd, b.dp * hd, b.dq * hd};
+  return {b.d * hd + b.p * hp + b.q * hq, b.dd * hd + b.dp * hp + b.dq * hq, b.dp * hd + b.pp * hp + b.pq * hq,
+          b.dq * hd + b.pq * hp + b.qq * hq};
+}
+
+// ---- one call
+// --------------------------------------------------------------------------------------------------------
+
+// Rows are worked on in tiles of fixed size, whose sums over rows are added in a fixed order.
+constexpr int64_t kRadialTile = 128;
+
+inline constexpr int64_t radial_tiles(int64_t rows) { return (rows + kRadialTile - 1) / kRadialTile; }
+
+template <class S>
+struct RadialInput {
+  const S* d;  // (rows)
+  const S* p;  // (count): centres or frequencies
+  const S* q;  // (count): widths, nullptr for bessel
+  int64_t rows, count;
+  RadialShape<S> shape;
+};
+
+// Of both derivatives; null pointers are not asked for, and directions that are null are zero.
+template <class S>
+struct RadialDerivative {
+  const S* grad;  // (rows, count)
+  const S *along_d, *along_p, *along_q;
+  S* value;                 // (rows, count): derivative along the direction
+  S* d;                     // (rows)
+  double *sums_p, *sums_q;  // (tiles, count)
+};
+
+// Columns of a (rows, width) matrix, `group` rows at a time: out (ceil(rows / group), width).
+template <class T>
+struct ColumnSum {
+  const double* in;
+  int64_t rows, width, group;
+  T* out;
+
+  SYMKERN_HD void operator()(int64_t i) const {
+    const int64_t g = i / width, c = i % width, end = (g + 1) * group < rows ? (g + 1) * group : rows;
+    double sum = 0;
+    for (int64_t r = g * group; r < end; ++r) sum += in[r * width + c];
+    out[i] = static_cast<T>(sum);
+  }
+};
 
 }  // namespace symkern
