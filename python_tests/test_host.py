@@ -144,7 +144,7 @@ CELL = np.eye(3)
         (R, {"cutoff": 0.0}, "cutoff must be positive and finite, got 0"),
         (R, {"cutoff": float("nan")}, "cutoff must be positive and finite, got nan"),
         (R, {"cutoff": float("inf")}, "cutoff must be positive and finite, got inf"),
-        (R, {"threads": 0}, "threads must be at least 1, got 0"),
+        (R, {"threads": 0}, r"threads must be 1 \.\. 1024, got 0"),
         (R, {"cell": CELL.astype(int)}, "cell must be floating point"),
         (R, {"cell": CELL[:2]}, r"cell must have shape \(3, 3\) or \(B, 3, 3\), got \(2, 3\)"),
         (R, {"cell": np.stack([CELL, CELL])}, r"cell must have shape .* B = 1, got \(2, 3, 3\)"),
@@ -175,3 +175,25 @@ def test_batch_numbers_that_are_ids() -> None:
     """A ptr for labels in the billions would only fill memory."""
     with pytest.raises(ValueError, match="batch names structure 1000000000000 of 4 atoms"):
         host.neighbor_list(R, 1.0, batch=[0, 0, 10**12, 10**12])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"ptr": np.array([0, 2**62, -(2**62) - 10, 20])},
+        {"ptr": np.array([0, 100, -100, 20], "i1")},
+        {"batch": np.array([100] * 10 + [-100] * 10, "i1")},
+        {"batch": np.array([2**62] * 10 + [-(2**62) - 5] * 10)},
+    ],
+)
+def test_extreme_labels_do_not_pass_by_overflow(given: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="ptr must rise|batch must be sorted"):
+        host.neighbor_list(np.zeros((20, 3)), 1.5, **given)
+
+
+def test_results_keep_their_own_positions() -> None:
+    r = np.random.default_rng(0).random((20, 3))
+    nb = host.neighbor_list(r, 0.5)
+    before = nb.distances
+    r += 7.0
+    assert np.array_equal(nb.distances, before)

@@ -287,3 +287,26 @@ def test_memory_is_proportional_to_the_output(atoms: int, spacing: float) -> Non
     used, output = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     # three times the output, and 500 bytes per atom for the grid
     assert used < 3 * output + 500 * atoms + (64 << 20)
+
+
+@pytest.mark.parametrize("far", [1e4, 1e8])
+def test_one_atom_far_away_costs_little(far: float) -> None:
+    """It must neither coarsen the grid nor the fp32 filter for all others: then every pair would be tested in fp64."""
+    r = torch.rand(20000, 3, generator=torch.Generator().manual_seed(0)) * 60
+    alone = sk.neighbor_list(r[:-1], 3.0)
+    r[-1] = far
+    with_outlier = sk.neighbor_list(r, 3.0)
+    assert torch.equal(with_outlier.edge_index, alone.edge_index)
+
+
+@pytest.mark.parametrize(
+    ("cell", "match"),
+    [
+        ([[1e-100, 0, 0], [0, 1, 0], [0, 0, 1]], "too many periodic images|singular"),
+        ([[1, 0, 0], [6e4, 1, 0], [0, 6e4, 1]], "too skewed"),
+        ([[1e-3, 0, 0], [0, 1e-3, 0], [0, 0, 1e-3]], "too many periodic images"),
+    ],
+)
+def test_cells_beyond_32_bits_are_refused(cell: list[list[float]], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        sk.neighbor_list(torch.zeros(1, 3, dtype=torch.float64), 3.0, cell=torch.tensor(cell, dtype=torch.float64))

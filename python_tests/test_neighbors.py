@@ -201,3 +201,33 @@ def test_forward_mode_is_refused() -> None:
     for function in (sk.safe_norm, lambda x: sk.edge_vectors(x, nb)):
         with pytest.raises(RuntimeError, match="no forward-mode derivative"):
             torch.func.jvp(function, (r,), (r,))
+
+
+@pytest.mark.parametrize(
+    ("edge_index", "row_ptr"),
+    [([[10**8], [0]], [0, 1, 1]), ([[0], [-5]], [0, 1, 1]), ([[1], [0]], [0, 1, 10**9]), ([[1], [0]], [0, -4, 1])],
+)
+def test_a_graph_built_wrongly_by_hand_is_refused(edge_index: list[list[int]], row_ptr: list[int]) -> None:
+    """It must not read or write outside its tensors, whichever op meets it first."""
+    r = torch.zeros(2, 3, requires_grad=True)
+
+    def graph() -> sk.Neighbors:
+        return sk.Neighbors(torch.tensor(edge_index), torch.tensor(row_ptr), torch.tensor([0, 2]))
+
+    def gradient(nb: sk.Neighbors) -> None:
+        torch.autograd.grad(sk.edge_vectors(r, nb).sum(), r)
+
+    with pytest.raises(ValueError, match="row_ptr|edge_index|out of range"):
+        gradient(graph())
+
+
+def test_graphs_made_in_inference_mode_can_train() -> None:
+    r = torch.rand(5, 3)
+    nb = sk.neighbor_list(r, 2.0)
+    verlet = sk.VerletList(2.0, 0.5)
+    with torch.inference_mode():
+        assert nb.sender_order.numel() == nb.num_edges
+        made = verlet(r)
+    for graph in (nb, made):
+        x = r.clone().requires_grad_()
+        torch.autograd.grad(sk.edge_vectors(x, graph).square().sum(), x)

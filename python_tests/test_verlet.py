@@ -176,3 +176,14 @@ def test_bad_cutoff(cutoff: float, skin: float) -> None:
 def test_bad_skin(skin: float) -> None:
     with pytest.raises(ValueError, match="skin must be finite and not negative, got"):
         sk.VerletList(3.0, skin)
+
+
+def test_a_list_of_flags_may_change() -> None:
+    r, cell, pbc = torch.rand(5, 3) * 3, torch.eye(3) * 3, [True, True, True]
+    verlet = sk.VerletList(2.0, 0.5)
+    verlet(r, cell=cell, pbc=pbc)
+    pbc[2] = False
+    assert torch.equal(
+        verlet(r, cell=cell, pbc=pbc).edge_index, sk.neighbor_list(r, 2.5, cell=cell, pbc=pbc).edge_index
+    )
+    assert verlet.builds == 2

@@ -99,8 +99,8 @@ def neighbor_list(
     cutoff = float(cutoff)
     if not (0 < cutoff < float("inf")):
         raise ValueError(f"cutoff must be positive and finite, got {cutoff}")
-    if threads < 1:
-        raise ValueError(f"threads must be at least 1, got {threads}")
+    if not 1 <= threads <= 1024:
+        raise ValueError(f"threads must be 1 .. 1024, got {threads}")
     rows = None if cell is None else _floats(cell, "cell")
     if rows is not None and (rows.ndim not in (2, 3) or rows.shape[-2:] != (3, 3)):
         raise ValueError(f"cell must have shape (3, 3) or (B, 3, 3), got {rows.shape}")
@@ -125,7 +125,9 @@ def neighbor_list(
             periodic = None
         else:
             periodic = np.ascontiguousarray(periodic)
-    edge_index, shifts, row_ptr = _host.neighbor_list(r, cutoff, starts, rows, periodic, full, self_loops, threads)
+            assert rows is not None
+            rows[~np.broadcast_to(periodic, rows.shape[:-1])] = 0  # these rows have no meaning, and may hold NaN
+    edge_index, shifts, row_ptr = _host.neighbor_list(r, cutoff, starts, rows, periodic, full, self_loops, int(threads))
     if rows is None:
         shifts = np.zeros((edge_index.shape[1], 3), dtype=np.int32)
     return HostNeighbors(edge_index, shifts, row_ptr, r, rows, starts)
@@ -140,7 +142,7 @@ def _floats(values: ArrayLike, name: str) -> NDArray[np.float64]:
     array = np.asarray(values)
     if array.dtype.kind not in "f":
         raise ValueError(f"{name} must be floating point, got {array.dtype}")
-    return np.ascontiguousarray(array, dtype=np.float64)
+    return np.array(array, dtype=np.float64, order="C")  # a copy: results must not change with the caller's array
 
 
 def _starts(atoms: int, batch: ArrayLike | None, ptr: ArrayLike | None, structures: int | None) -> NDArray[np.int64]:
@@ -150,9 +152,10 @@ def _starts(atoms: int, batch: ArrayLike | None, ptr: ArrayLike | None, structur
         starts = np.asarray(ptr)
         if starts.ndim != 1 or starts.dtype.kind != "i" or len(starts) < 1:
             raise ValueError(f"ptr must be integers of shape (B + 1,), got {starts.dtype} of shape {starts.shape}")
-        if starts[0] != 0 or (np.diff(starts) < 0).any() or starts[-1] != atoms:
+        # compared, not subtracted: differences of extreme values overflow
+        if starts[0] != 0 or (starts[1:] < starts[:-1]).any() or starts[-1] != atoms:
             raise ValueError(f"ptr must rise from 0 to N = {atoms}, got {starts[:8].tolist()}")
-        return np.ascontiguousarray(starts, dtype=np.int64)
+        return np.array(starts, dtype=np.int64)
     if batch is None:
         return np.array([0, atoms], dtype=np.int64)
     labels = np.asarray(batch)
@@ -160,7 +163,7 @@ def _starts(atoms: int, batch: ArrayLike | None, ptr: ArrayLike | None, structur
         raise ValueError(f"batch must be integers of shape ({atoms},), got {labels.dtype} of shape {labels.shape}")
     if atoms and labels[0] < 0:
         raise ValueError(f"batch must not be negative, but batch[0] = {labels[0]}")
-    if (np.diff(labels) < 0).any():
+    if (labels[1:] < labels[:-1]).any():
         raise ValueError("batch must be sorted; numpy.argsort(batch, kind='stable') is the order that sorts it")
     count = max(structures or 0, int(labels[-1]) + 1 if atoms else 0)
     if count > 64 * atoms + 65536:  # ids rather than structure numbers; a ptr for them would only fill memory

@@ -27,7 +27,12 @@ class _Lazy(Generic[_T]):
     def __get__(self, graph: Any, owner: type | None = None) -> _T:
         if graph is None:
             return self  # type: ignore[return-value]
-        value = self._compute(graph)
+        if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
+            # computed once for all uses: what inference mode makes could not be saved for a backward pass later
+            with torch.inference_mode(False):
+                value = self._compute(graph)
+        else:
+            value = self._compute(graph)
         graph.__dict__[self._name] = value
         return value
 
@@ -212,7 +217,7 @@ def _checked_ptr(ptr: Tensor | None, batch: Tensor | None, num_nodes: int, edge_
             raise ValueError("batch and ptr describe the same thing: give one of them")
         if batch.dtype != torch.int64 or batch.shape != (num_nodes,):
             raise ValueError(f"batch must be int64 of shape ({num_nodes},), got {batch.dtype}, {tuple(batch.shape)}")
-        if num_nodes and (int(batch[0]) < 0 or bool((batch.diff() < 0).any())):
+        if num_nodes and (int(batch[0]) < 0 or bool((batch[1:] < batch[:-1]).any())):
             raise ValueError("batch must be sorted and not negative; symkern.sort_batch(batch) returns the order")
         counts = torch.bincount(batch)
         return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
@@ -220,7 +225,7 @@ def _checked_ptr(ptr: Tensor | None, batch: Tensor | None, num_nodes: int, edge_
         return torch.tensor([0, num_nodes], device=edge_index.device)
     if ptr.dtype != torch.int64 or ptr.dim() != 1 or ptr.numel() < 1:
         raise ValueError(f"ptr must be int64 of shape (B + 1,), got {ptr.dtype} of shape {tuple(ptr.shape)}")
-    if int(ptr[0]) != 0 or int(ptr[-1]) != num_nodes or bool((ptr.diff() < 0).any()):
+    if int(ptr[0]) != 0 or int(ptr[-1]) != num_nodes or bool((ptr[1:] < ptr[:-1]).any()):
         raise ValueError(f"ptr must rise from 0 to num_nodes = {num_nodes}, got {ptr.tolist()[:8]}")
     return ptr
 

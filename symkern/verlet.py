@@ -48,10 +48,14 @@ class VerletList:
 
     def __call__(self, positions: Tensor, **setting: Any) -> Neighbors:
         """The list for these positions; keyword arguments as in `neighbor_list`."""
+        pbc = setting.get("pbc")
+        if pbc is not None and not isinstance(pbc, (bool, Tensor)):
+            setting["pbc"] = tuple(bool(flag) for flag in pbc)  # a list could change behind our back
         if not self._is_valid(positions, setting):
-            self._neighbors = neighbor_list(positions.detach(), self.cutoff + self.skin, **setting)
-            self._positions = positions.detach().clone()
-            self._setting = {k: v.detach().clone() if isinstance(v, Tensor) else v for k, v in setting.items()}
+            with torch.inference_mode(False):  # the list may be used for training later
+                self._neighbors = neighbor_list(positions.detach().clone(), self.cutoff + self.skin, **setting)
+                self._positions = positions.detach().clone()
+                self._setting = {k: v.detach().clone() if isinstance(v, Tensor) else v for k, v in setting.items()}
             self.builds += 1
         assert self._neighbors is not None
         return self._within_cutoff(positions) if self.exact else self._neighbors

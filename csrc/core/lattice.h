@@ -13,9 +13,10 @@ struct Lattice {
   Vec3 basis[3];
   Vec3 reciprocal[3];  // fractional coordinate k of r is dot(r, reciprocal[k])
   double height[3];    // distance between lattice planes in Å; 1 in non-periodic directions
-  int32_t transform[3][3];
+  int64_t transform[3][3];
   bool periodic[3];
-  bool valid;  // false: the periodic vectors are not finite or not linearly independent
+  bool valid;       // false: the periodic vectors are not finite or not linearly independent
+  bool too_skewed;  // shifts in units of the given cell would not fit into 32 bits
 
   SYMKERN_HD Vec3 fractional(Vec3 r) const {
     return {dot(r, reciprocal[0]), dot(r, reciprocal[1]), dot(r, reciprocal[2])};
@@ -23,19 +24,32 @@ struct Lattice {
   SYMKERN_HD Vec3 image(double n0, double n1, double n2, Vec3 r) const {
     return lattice_point(n0, n1, n2, Mat3{basis[0], basis[1], basis[2]}, r);
   }
-  // Shift in units of the given cell for n basis vectors.
-  SYMKERN_HD Int3 shift(int32_t n0, int32_t n1, int32_t n2) const {
-    return {n0 * transform[0][0] + n1 * transform[1][0] + n2 * transform[2][0],
-            n0 * transform[0][1] + n1 * transform[1][1] + n2 * transform[2][1],
-            n0 * transform[0][2] + n1 * transform[1][2] + n2 * transform[2][2]};
+  // Shift in units of the given cell for n basis vectors; false if it is beyond +-2^29.
+  SYMKERN_HD bool shift(int64_t n0, int64_t n1, int64_t n2, Int3& out) const {
+    int64_t s[3];
+    bool fits = true;
+    for (int c = 0; c < 3; ++c) {
+      s[c] = n0 * transform[0][c] + n1 * transform[1][c] + n2 * transform[2][c];
+      fits = fits && s[c] >= -kShiftMax && s[c] <= kShiftMax;
+    }
+    out =
+        fits ? Int3{static_cast<int32_t>(s[0]), static_cast<int32_t>(s[1]), static_cast<int32_t>(s[2])} : Int3{0, 0, 0};
+    return fits;
   }
+  // Two such shifts and one of an image add up within 32 bits.
+  static constexpr int64_t kShiftMax = int64_t{1} << 29;
+  static constexpr int64_t kTransformMax = int64_t{1} << 30;
 };
 
 namespace lattice_detail {
 
 SYMKERN_HD void subtract(Lattice& m, int k, int l, double times) {
   m.basis[k] = m.basis[k] - times * m.basis[l];
-  for (int c = 0; c < 3; ++c) m.transform[k][c] -= static_cast<int32_t>(times) * m.transform[l][c];
+  for (int c = 0; c < 3; ++c) m.transform[k][c] -= static_cast<int64_t>(times) * m.transform[l][c];
+  for (int c = 0; c < 3; ++c) {
+    const int64_t t = m.transform[k][c];
+    if (t > Lattice::kTransformMax || t < -Lattice::kTransformMax) m.too_skewed = true;
+  }
 }
 
 // Pairwise (Gauss) reduction, plus the sums of three vectors, until nothing gets shorter.
@@ -48,7 +62,11 @@ SYMKERN_HD void reduce(Lattice& m) {
         if (l == k || !m.periodic[l]) continue;
         const double length = dot(m.basis[l], m.basis[l]);
         const double times = length > 0 ? rint(dot(m.basis[k], m.basis[l]) / length) : 0;
-        if (times == 0 || fabs(times) > 1e6) continue;
+        if (times == 0) continue;
+        if (!(fabs(times) < 1e9)) {
+          m.too_skewed = true;
+          return;
+        }
         const Vec3 shorter = m.basis[k] - times * m.basis[l];
         if (dot(shorter, shorter) < (1 - 1e-9) * dot(m.basis[k], m.basis[k])) {
           subtract(m, k, l, times);
@@ -67,7 +85,7 @@ SYMKERN_HD void reduce(Lattice& m) {
         }
       }
     }
-    if (!changed) return;
+    if (!changed || m.too_skewed) return;
   }
 }
 
@@ -93,6 +111,7 @@ SYMKERN_HD Vec3 orthogonal_to(const Vec3* others, int count) {
 // `pbc` holds one bit per lattice vector.
 SYMKERN_HD Lattice make_lattice(const Mat3& cell, int pbc) {
   Lattice m;
+  m.too_skewed = false;
   const Vec3 rows[3] = {cell.a, cell.b, cell.c};
   double longest = 0;
   for (int k = 0; k < 3; ++k) {
@@ -110,6 +129,10 @@ SYMKERN_HD Lattice make_lattice(const Mat3& cell, int pbc) {
   }
   if (!m.valid) return m;
   lattice_detail::reduce(m);
+  if (m.too_skewed) {
+    m.valid = false;
+    return m;
+  }
 
   Vec3 found[3];
   int count = 0;

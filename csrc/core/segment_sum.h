@@ -43,10 +43,14 @@ template <int width, class T>
 struct SegmentSum {
   const double* items;
   const double* tiles;
-  const int64_t* ptr;  // segment s: items ptr[s] .. ptr[s + 1]
-  T* out;              // (segments, width)
+  const int64_t* ptr;  // segment s: items ptr[s] .. ptr[s + 1], as far as there are items
+  int64_t n;
+  T* out;  // (segments, width)
 
-  SYMKERN_HD void operator()(int64_t s) const { sum_items<width>(items, tiles, ptr[s], ptr[s + 1], out + s * width); }
+  SYMKERN_HD void operator()(int64_t s) const {
+    const int64_t begin = ptr[s] < 0 ? 0 : ptr[s], end = ptr[s + 1] > n ? n : ptr[s + 1];
+    sum_items<width>(items, tiles, begin, end, out + s * width);
+  }
 };
 
 template <int width, class T>

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <optional>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -20,13 +21,20 @@ namespace {
 void run_threads(int64_t begin, int64_t end, int64_t grain, Parallel::Body body, void* context, int threads) {
   const int64_t chunks = std::min<int64_t>(threads, (end - begin + grain - 1) / grain);
   const int64_t step = (end - begin + chunks - 1) / chunks;
+  const auto run = [&](int64_t c) {
+    const int64_t from = begin + c * step, to = std::min(end, from + step);
+    if (from < to) body(from, to, context);
+  };
   std::vector<std::thread> pool;
-  for (int64_t c = 0; c < chunks; ++c) {
-    pool.emplace_back([&, c] {
-      const int64_t from = begin + c * step, to = std::min(end, from + step);
-      if (from < to) body(from, to, context);
-    });
+  pool.reserve(static_cast<size_t>(chunks));
+  int64_t started = 1;  // the first chunk is the caller's
+  try {
+    for (; started < chunks; ++started) pool.emplace_back(run, started);
+  } catch (const std::system_error&) {
+    // no more threads to be had: the caller does the rest
   }
+  run(0);
+  for (int64_t c = started; c < chunks; ++c) run(c);
   for (std::thread& t : pool) t.join();
 }
 
@@ -46,6 +54,12 @@ py::tuple neighbor_list(const Array<double>& positions, double cutoff, const Arr
                         const std::optional<Array<double>>& cell, const std::optional<Array<bool>>& pbc, bool full,
                         bool self_loops, int threads) {
   const int64_t atoms = positions.shape(0), structures = ptr.shape(0) - 1;
+  // symkern/host.py has checked and explained; this only keeps memory safe
+  const int64_t* starts = ptr.data();
+  if (structures < 0 || starts[0] != 0 || starts[structures] != atoms ||
+      !std::is_sorted(starts, starts + structures + 1)) {
+    throw std::invalid_argument("ptr must rise from 0 to the number of atoms");
+  }
   const NeighborInput<double> input{positions.data(),
                                     atoms,
                                     ptr.data(),

@@ -1,13 +1,12 @@
 // Two views of a receiver-sorted graph: edges by sender, and the reverse of each edge.
 #include "core/macros.h"
-#include "torch/shim.h"
-
-#include <utility>
+#include "torch/graph.h"
 
 namespace symkern {
 namespace {
 
-// ---- reverse: per atom, its row (sorted by sender, shift) against the edges it sends (sorted by receiver, shift) -------
+// ---- reverse: per atom, its row (sorted by sender, shift) against the edges it sends (sorted by receiver, shift)
+// -------
 
 struct ReverseEdge {
   const int64_t* senders;
@@ -16,6 +15,8 @@ struct ReverseEdge {
   const int64_t* row_ptr;
   const int64_t* sender_order;
   const int64_t* sender_ptr;
+  GraphSize size;
+  Guard guard;
   int64_t* out;
 
   // Sign of shift(a) + shift(b): zero if they are opposite.
@@ -28,6 +29,13 @@ struct ReverseEdge {
   }
 
   SYMKERN_HD void operator()(int64_t atom) const {
+    if (!guard.range(row_ptr[atom], row_ptr[atom + 1], size.edges, "row_ptr") ||
+        !guard.range(sender_ptr[atom], sender_ptr[atom + 1], size.edges, "sender_ptr")) {
+      return;
+    }
+    for (int64_t k = sender_ptr[atom]; k < sender_ptr[atom + 1]; ++k) {
+      if (!guard.index(sender_order[k], size.edges, "sender_order")) return;
+    }
     int64_t sent = sender_ptr[atom];
     const int64_t row_end = row_ptr[atom + 1], sent_end = sender_ptr[atom + 1];
     for (int64_t e = row_ptr[atom]; e < row_end;) {
@@ -58,25 +66,23 @@ struct NoReverse {
 
 Tensor reverse_edges(const Tensor& edge_index, const OptionalTensor& shifts, const Tensor& row_ptr,
                      const Tensor& sender_order, const Tensor& sender_ptr) {
-  check_shape(edge_index, "edge_index", {2, -1}, "(2, E)");
-  for (const auto& [t, name] : {std::pair(&edge_index, "edge_index"), std::pair(&row_ptr, "row_ptr"),
-                                std::pair(&sender_order, "sender_order"), std::pair(&sender_ptr, "sender_ptr")}) {
-    check_dtype(*t, name, ScalarType::Long);
-    check_same_device(*t, name, edge_index, "edge_index");
-  }
-  if (shifts.has_value()) check_dtype(*shifts, "shifts", ScalarType::Int);
+  const GraphSize size = check_graph(edge_index, shifts, row_ptr);
+  check_index(sender_order, "sender_order", edge_index, size.edges);
+  check_index(sender_ptr, "sender_ptr", edge_index, size.atoms + 1);
   const Tensor index = as_contiguous(edge_index), rows = as_contiguous(row_ptr), order = as_contiguous(sender_order),
                start = as_contiguous(sender_ptr);
   const OptionalTensor s = shifts.has_value() ? OptionalTensor(as_contiguous(*shifts)) : std::nullopt;
-  const int64_t edges = index.size(1), atoms = rows.size(0) - 1;
+  const int64_t edges = size.edges, atoms = size.atoms;
+  GraphGuard guard;
   Tensor out = empty({edges}, ScalarType::Long, index);
   const int64_t* senders = index.const_data_ptr<int64_t>();
   const Launch launch(index);
   launch.for_each(edges, 65536, NoReverse{rows.const_data_ptr<int64_t>(), atoms, out.mutable_data_ptr<int64_t>()});
   launch.for_each(atoms, 2048,
                   ReverseEdge{senders, senders + edges, data_or_null<int32_t>(s), rows.const_data_ptr<int64_t>(),
-                              order.const_data_ptr<int64_t>(), start.const_data_ptr<int64_t>(),
+                              order.const_data_ptr<int64_t>(), start.const_data_ptr<int64_t>(), size, guard.guard(),
                               out.mutable_data_ptr<int64_t>()});
+  guard.check();
   return out;
 }
 
@@ -119,11 +125,9 @@ struct SenderStart {
 #endif
 
 std::tuple<Tensor, Tensor> sender_order(const Tensor& edge_index, const Tensor& row_ptr) {
-  check_shape(edge_index, "edge_index", {2, -1}, "(2, E)");
-  check_dtype(edge_index, "edge_index", ScalarType::Long);
-  check_dtype(row_ptr, "row_ptr", ScalarType::Long);
+  const GraphSize size = check_graph(edge_index, std::nullopt, row_ptr);
   const Tensor index = as_contiguous(edge_index), starts = as_contiguous(row_ptr);
-  const int64_t edges = index.size(1), atoms = row_ptr.size(0) - 1;
+  const int64_t edges = size.edges, atoms = size.atoms;
   Tensor order = empty({edges}, ScalarType::Long, index), start = empty({atoms + 1}, ScalarType::Long, index);
   const int64_t* senders = index.const_data_ptr<int64_t>();
   const int64_t* rows = starts.const_data_ptr<int64_t>();
@@ -145,8 +149,14 @@ std::tuple<Tensor, Tensor> sender_order(const Tensor& edge_index, const Tensor& 
   launch.for_each(atoms + 1, 0, SenderStart{key + edges, edges, begin});
 #else
   const int64_t real = rows[atoms];
+  if (real < 0 || real > edges) bad_argument("row_ptr must end within the ", edges, " edges, got ", real);
   for (int64_t i = 0; i <= atoms; ++i) begin[i] = 0;
-  for (int64_t e = 0; e < real; ++e) ++begin[senders[e] + 1];
+  for (int64_t e = 0; e < real; ++e) {
+    if (static_cast<uint64_t>(senders[e]) >= static_cast<uint64_t>(atoms)) {
+      bad_argument("edge_index must lie in 0 .. ", atoms - 1, ", got sender ", senders[e], " of edge ", e);
+    }
+    ++begin[senders[e] + 1];
+  }
   for (int64_t i = 0; i < atoms; ++i) begin[i + 1] += begin[i];
   std::vector<int64_t> next(begin, begin + atoms);
   for (int64_t e = 0; e < real; ++e) out[next[senders[e]]++] = e;
@@ -157,7 +167,9 @@ std::tuple<Tensor, Tensor> sender_order(const Tensor& edge_index, const Tensor& 
 
 }  // namespace
 
-SYMKERN_OP(reverse_edges, "(Tensor edge_index, Tensor? shifts, Tensor row_ptr, Tensor sender_order, Tensor sender_ptr) -> Tensor", reverse_edges)
+SYMKERN_OP(reverse_edges,
+           "(Tensor edge_index, Tensor? shifts, Tensor row_ptr, Tensor sender_order, Tensor sender_ptr) -> Tensor",
+           reverse_edges)
 SYMKERN_OP(sender_order, "(Tensor edge_index, Tensor row_ptr) -> (Tensor, Tensor)", sender_order)
 
 }  // namespace symkern

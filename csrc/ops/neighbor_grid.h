@@ -46,7 +46,11 @@ class NeighborGrid {
 
   const Lattice& lattice() const { return lattice_; }
   const Slots& slots() const { return slots_; }
-  Band band() const { return band_; }
+  // For pairs of an atom at this place: a neighbor is no further out than one cutoff more.
+  Band band(float x, float y, float z) const {
+    const float reach = std::max({std::fabs(x), std::fabs(y), std::fabs(z)});
+    return make_band(std::isfinite(extent_) ? double{reach} + 2 : extent_);
+  }
   int64_t num_slots() const { return num_slots_; }
   int image_bits() const { return image_bits_; }
   uint32_t key(int64_t atom) const { return static_cast<uint32_t>(atom << image_bits_) | home_rank_; }
@@ -96,6 +100,9 @@ class NeighborGrid {
   int64_t max_runs() const { return static_cast<int64_t>(stencil_.size()); }
 
  private:
+  // Images of an atom, in all directions together: tables of them must stay small.
+  static constexpr int64_t kMaxImages = int64_t{1} << 24;
+
   struct Reach {
     int32_t dy, dz, half_x;
   };
@@ -127,7 +134,11 @@ class NeighborGrid {
       double w[3] = {0, 0, 0};
       double* parts[3] = {&f.x, &f.y, &f.z};
       for (int k = 0; k < 3; ++k) {
-        if (!lattice_.periodic[k]) continue;
+        if (!lattice_.periodic[k]) {
+          // rounding of the images would otherwise reach the cutoff
+          if (SYMKERN_UNLIKELY(!(std::fabs(*parts[k]) <= 1e9 * cutoff))) throw_problem(Problem::too_far, first + i);
+          continue;
+        }
         w[k] = -std::floor(*parts[k]);
         *parts[k] += w[k];
         if (SYMKERN_UNLIKELY(std::fabs(w[k]) > 1e6)) {
@@ -140,8 +151,10 @@ class NeighborGrid {
         home_shift_[i] = {0, 0, 0, 0};
       } else {
         scratch.wrapped[i] = lattice_.image(w[0], w[1], w[2], r);
-        const Int3 s =
-            lattice_.shift(static_cast<int32_t>(w[0]), static_cast<int32_t>(w[1]), static_cast<int32_t>(w[2]));
+        Int3 s;
+        if (!lattice_.shift(static_cast<int64_t>(w[0]), static_cast<int64_t>(w[1]), static_cast<int64_t>(w[2]), s)) {
+          throw_problem(Problem::too_far, first + i);
+        }
         home_shift_[i] = {s.x, s.y, s.z, 0};
         moved = true;
       }
@@ -155,10 +168,11 @@ class NeighborGrid {
     int64_t count = 1;
     for (int k = 0; k < 3; ++k) {
       // fractions lie in [0, 1], so images n with n + f in [-reach, 1 + reach] have n in [-1 - reach, 1 + reach]
-      image_low_[k] = lattice_.periodic[k] ? -static_cast<int32_t>(std::min(1e6, std::floor(1 + reach_[k]))) : 0;
+      if (!(reach_[k] < kMaxImages)) throw_problem(Problem::too_many_images, structure_);  // NaN too
+      image_low_[k] = lattice_.periodic[k] ? -static_cast<int32_t>(std::floor(1 + reach_[k])) : 0;
       image_span_[k] = 1 - 2 * image_low_[k];
       count *= image_span_[k];
-      if (count > (int64_t{1} << 31)) throw_problem(Problem::too_many_images, structure_);
+      if (count > kMaxImages) throw_problem(Problem::too_many_images, structure_);
     }
     image_bits_ = 0;
     while ((int64_t{1} << image_bits_) < count) ++image_bits_;
@@ -175,7 +189,10 @@ class NeighborGrid {
     for (int32_t a = 0; a < image_span_[0]; ++a) {
       for (int32_t b = 0; b < image_span_[1]; ++b) {
         for (int32_t c = 0; c < image_span_[2]; ++c, ++index) {
-          const Int3 s = lattice_.shift(a + image_low_[0], b + image_low_[1], c + image_low_[2]);
+          Int3 s;
+          if (!lattice_.shift(a + image_low_[0], b + image_low_[1], c + image_low_[2], s)) {
+            throw_problem(Problem::too_many_images, structure_);
+          }
           images[index] = {{s.x, s.y, s.z, 0}, index};
         }
       }
@@ -210,21 +227,33 @@ class NeighborGrid {
     }
   }
 
+  // Median of each coordinate: fp32 is precise near it, and a few atoms far away do not move it.
+  Vec3 typical_place(const Scratch& scratch) const {
+    if (n_ == 0) return {0, 0, 0};
+    std::vector<double> sample;
+    double middle[3];
+    for (int k = 0; k < 3; ++k) {
+      sample.clear();
+      for (int64_t i = 0; i < n_; i += n_ / 1024 + 1) {
+        const Vec3 r = scratch.wrapped[i];
+        sample.push_back(k == 0 ? r.x : k == 1 ? r.y : r.z);
+      }
+      std::nth_element(sample.begin(), sample.begin() + sample.size() / 2, sample.end());
+      middle[k] = sample[sample.size() / 2];
+    }
+    return {middle[0], middle[1], middle[2]};
+  }
+
   void make_slots(double cutoff, Scratch& scratch) {
     const bool any = lattice_.periodic[0] || lattice_.periodic[1] || lattice_.periodic[2];
     int32_t low[3] = {0, 0, 0}, high[3] = {0, 0, 0};
     num_slots_ = 0;
-    Vec3 corner{std::numeric_limits<double>::infinity(), 0, 0}, far{0, 0, 0};
     for (int64_t i = 0; i < n_; ++i) {
-      const Vec3 r = scratch.wrapped[i];
-      if (i == 0) corner = far = r;
-      corner = {std::min(corner.x, r.x), std::min(corner.y, r.y), std::min(corner.z, r.z)};
-      far = {std::max(far.x, r.x), std::max(far.y, r.y), std::max(far.z, r.z)};
       if (any) image_range(scratch.fraction[i], low, high);
       num_slots_ += int64_t{high[0] - low[0] + 1} * (high[1] - low[1] + 1) * (high[2] - low[2] + 1);
     }
     if (num_slots_ > std::numeric_limits<int32_t>::max() - 64) throw_problem(Problem::too_many_images, structure_);
-    const Vec3 middle = 0.5 * (corner + far);
+    const Vec3 middle = typical_place(scratch);
     const double scale = 1 / cutoff;
     scratch.x = scratch.arena.allocate<float>(num_slots_);
     scratch.y = scratch.arena.allocate<float>(num_slots_);
@@ -261,27 +290,27 @@ class NeighborGrid {
     }
     // Coordinates beyond this are so far apart that fp32 tells nothing: leave every pair to fp64.
     extent_ = n_ > 0 && extent < 1e30 ? extent : n_ > 0 ? std::numeric_limits<double>::infinity() : 0;
-    band_ = make_band(extent_);
   }
 
   void sort_slots(const Scratch& scratch) {
     // Bins: short along x, where runs of bins are consecutive in memory; longer along y and z (measured). Not more bins
     // than slots, so that a few atoms in a huge box cost little memory.
     double width[3] = {0.25, 0.5, 1.0};
-    for (;;) {
-      double total = 1;
-      for (int k = 0; k < 3; ++k) {
-        const double span = num_slots_ > 0 ? double{scratch.high[k]} - double{scratch.low[k]} : 0;
-        const double count = std::floor(span / width[k]) + 1;
-        bins_[k] = count < 1e6 ? static_cast<int32_t>(count) : 1000000;  // false for NaN and infinity too
-        total *= bins_[k] >= 1000000 ? 1e18 : bins_[k];
+    float low[3] = {scratch.low[0], scratch.low[1], scratch.low[2]};
+    float high[3] = {scratch.high[0], scratch.high[1], scratch.high[2]};
+    const double most = 64 + 4.0 * static_cast<double>(num_slots_);
+    if (count_bins(low, high, width) > most) exclude_outliers(scratch, low, high);
+    while (count_bins(low, high, width) > most) {
+      int widest = 0;  // the direction with most bins gives way
+      for (int k = 1; k < 3; ++k) {
+        if ((high[k] - low[k]) / width[k] > (high[widest] - low[widest]) / width[widest]) widest = k;
       }
-      if (total <= 64 + 4.0 * static_cast<double>(num_slots_) || !std::isfinite(extent_)) break;
-      for (double& w : width) w *= 1.26;
+      width[widest] *= 1.26;
     }
     for (int k = 0; k < 3; ++k) {
-      if (!std::isfinite(extent_)) bins_[k] = 1;
+      bins_[k] = std::isfinite(extent_) && num_slots_ > 0 ? static_cast<int32_t>((high[k] - low[k]) / width[k]) + 1 : 1;
       bin_width_[k] = width[k];
+      grid_extent_ = std::max({grid_extent_, std::fabs(double{low[k]}), std::fabs(double{high[k]})});
     }
     const int64_t bins = num_bins();
     bin_start_.assign(bins + 1, 0);
@@ -293,7 +322,9 @@ class NeighborGrid {
       const float p[3] = {scratch.x[s], scratch.y[s], scratch.z[s]};
       int32_t c[3];
       for (int k = 0; k < 3; ++k) {
-        c[k] = bins_[k] == 1 ? 0 : std::min(bins_[k] - 1, static_cast<int32_t>((p[k] - scratch.low[k]) * inverse[k]));
+        // what lies beyond goes to the outermost bin: clamping brings no two points further apart
+        const float place = std::max(0.0f, std::min((p[k] - low[k]) * inverse[k], static_cast<float>(bins_[k] - 1)));
+        c[k] = bins_[k] == 1 ? 0 : static_cast<int32_t>(place);
       }
       bin[s] = (c[2] * bins_[1] + c[1]) * bins_[0] + c[0];
       ++bin_start_[bin[s] + 1];
@@ -314,9 +345,34 @@ class NeighborGrid {
     slots_ = {x, y, z, key};
   }
 
+  double count_bins(const float* low, const float* high, const double* width) const {
+    if (!std::isfinite(extent_) || num_slots_ == 0) return 1;  // one bin holds everything
+    double total = 1;
+    for (int k = 0; k < 3; ++k) total *= std::floor((double{high[k]} - double{low[k]}) / width[k]) + 1;
+    return total;
+  }
+
+  // A few atoms far away must not make the bins of all others large: the grid covers the middle 98 % generously.
+  void exclude_outliers(const Scratch& scratch, float* low, float* high) const {
+    const int64_t step = num_slots_ / 4096 + 1;
+    const float* coordinates[3] = {scratch.x, scratch.y, scratch.z};
+    std::vector<float> sample;
+    for (int k = 0; k < 3; ++k) {
+      sample.clear();
+      for (int64_t s = 0; s < num_slots_; s += step) sample.push_back(coordinates[k][s]);
+      const size_t tail = sample.size() / 100;
+      std::nth_element(sample.begin(), sample.begin() + tail, sample.end());
+      const float first = sample[tail];
+      std::nth_element(sample.begin(), sample.end() - 1 - tail, sample.end());
+      const float last = *(sample.end() - 1 - tail), margin = 0.1f * (last - first) + 1;
+      low[k] = std::max(low[k], first - margin);
+      high[k] = std::min(high[k], last + margin);
+    }
+  }
+
   // For a point anywhere in its bin: which rows of bins, and how many bins along x, can hold a neighbor.
   void make_stencil() {
-    const double fuzz = std::isfinite(extent_) ? (extent_ + 1) * 0x1p-20 : 0;  // rounding of the bin boundaries
+    const double fuzz = std::isfinite(extent_) ? (grid_extent_ + 1) * 0x1p-20 : 0;  // rounding of the bin boundaries
     const auto gap = [&](int32_t d, int k) {
       return d == 0 ? 0 : std::max(0.0, (std::abs(d) - 1) * bin_width_[k] - fuzz);
     };
@@ -347,7 +403,7 @@ class NeighborGrid {
   std::vector<Int4> home_shift_;      // per atom, from where it is to its wrapped place; empty if all are in the cell
   int64_t num_slots_ = 0;
   double extent_ = 0;
-  Band band_{0, 0};
+  double grid_extent_ = 0;  // of what the bins cover
   Slots slots_{};
   int32_t bins_[3] = {1, 1, 1};
   double bin_width_[3] = {1, 1, 1};

@@ -31,7 +31,9 @@ Checked check_input(const Tensor& positions, double cutoff, const OptionalTensor
   check_float(positions, "positions");
   check_shape(positions, "positions", {-1, 3}, "(N, 3)");
   c.num_atoms = positions.size(0);
-  if (!(cutoff > 0) || !std::isfinite(cutoff)) bad_argument("cutoff must be positive and finite, got ", cutoff);
+  if (!(cutoff > 0 && cutoff * cutoff > 0) || !std::isfinite(cutoff)) {  // its square decides
+    bad_argument("cutoff must be positive and finite, got ", cutoff);
+  }
   if (max_edges < -1) bad_argument("max_edges must not be negative, got ", max_edges);
   if (batch.has_value() && ptr.has_value()) bad_argument("batch and ptr describe the same thing: give one of them");
   c.num_structures = batch.has_value() ? -1 : 1;
@@ -77,6 +79,9 @@ Checked check_input(const Tensor& positions, double cutoff, const OptionalTensor
     }
     if (d == 2 && c.num_structures < 0) c.num_structures = pbc->size(0);
   }
+  if (c.num_structures == 0 && c.num_atoms > 0) {
+    bad_argument(ptr.has_value() ? "ptr" : "cell", " describes no structure, but there are ", c.num_atoms, " atoms");
+  }
   if (!batch.has_value() && !ptr.has_value() && c.num_structures != 1 && (c.num_structures > 1 || c.num_atoms > 0)) {
     bad_argument("cell describes ", c.num_structures, " structures, but there is no batch or ptr");
   }
@@ -84,10 +89,9 @@ Checked check_input(const Tensor& positions, double cutoff, const OptionalTensor
 }
 
 // Labels far beyond the number of atoms are ids, not structure numbers; a ptr for them would only fill memory.
-void check_dense(int64_t structures, int64_t atoms) {
-  if (structures > 64 * atoms + 65536) {
-    bad_argument("batch names structure ", structures - 1, " of ", atoms,
-                 " atoms; symkern.sort_batch(batch) renumbers it");
+void check_dense(int64_t last, int64_t atoms) {
+  if (last > 64 * atoms + 65536) {
+    bad_argument("batch names structure ", last, " of ", atoms, " atoms; symkern.sort_batch(batch) renumbers it");
   }
 }
 
@@ -119,10 +123,10 @@ Tensor make_ptr(const Tensor& positions, const OptionalTensor& batch, const Opti
     if (b[i] < 0) throw_problem(Problem::batch_negative, i, b[i]);
     if (i > 0 && b[i] < b[i - 1]) throw_problem(Problem::batch_unsorted, i, b[i], b[i - 1]);
   }
+  if (n > 0) check_dense(b[n - 1], n);
   const int64_t needed = n > 0 ? b[n - 1] + 1 : 0;
   if (c.num_structures < 0) c.num_structures = needed;
   if (needed > c.num_structures) throw_problem(Problem::batch_structure, n - 1, needed - 1, c.num_structures);
-  check_dense(c.num_structures, n);
   Tensor out = empty({c.num_structures + 1}, ScalarType::Long, positions);
   int64_t* p = out.mutable_data_ptr<int64_t>();
   int64_t i = 0;
@@ -262,7 +266,6 @@ void find_edges(const Tensor& positions, Checked& c, double cutoff, const Option
   if (synchronise) {
     if (summary.status != neighbor_cuda::kNoProblem) explain(summary.status, c, batch, ptr, max_edges, stream);
     if (summary.sticky != neighbor_cuda::kNoProblem) {
-      gpu::memset_async(sticky, 0xff, sizeof(*sticky), stream);
       try {
         const int64_t index = static_cast<int64_t>(summary.sticky & ((1ull << 48) - 1));
         throw_problem(static_cast<Problem>(summary.sticky >> 48), index, index, -1);
@@ -270,8 +273,10 @@ void find_edges(const Tensor& positions, Checked& c, double cutoff, const Option
         bad_argument("an earlier neighbor_list with max_edges, which did not synchronise, failed: ", error.what());
       }
     }
-    if (c.num_structures < 0) c.num_structures = summary.last_structure + 1;
-    check_dense(c.num_structures, c.num_atoms);
+    if (c.num_structures < 0) {
+      check_dense(summary.last_structure, c.num_atoms);
+      c.num_structures = summary.last_structure + 1;
+    }
   }
   if (ptr.has_value()) {
     out.ptr = torch::stable::clone(*ptr);

@@ -137,7 +137,8 @@ SYMKERN_KERNEL find_owners(Input<T> in, Owner* owners, unsigned long long* statu
       last = bound(in.batch, in.num_atoms, structure, true);
     } else if (in.ptr != nullptr) {
       structure = bound(in.ptr, in.num_structures + 1, i, true) - 1;
-      structure = structure < 0 ? 0 : structure >= in.num_structures ? in.num_structures - 1 : structure;
+      structure = structure >= in.num_structures ? in.num_structures - 1 : structure;
+      structure = structure < 0 ? 0 : structure;
       first = in.ptr[structure];
       last = in.ptr[structure + 1];
     }
@@ -214,7 +215,7 @@ SYMKERN_KERNEL bin_lattices(Input<T> in, BinnedLattice* out, unsigned long long*
     BinnedLattice m;
     m.lattice = make_lattice(cell, pbc);
     if (!m.lattice.valid) {
-      report(status, Problem::cell_singular, b);
+      report(status, m.lattice.too_skewed ? Problem::cell_skewed : Problem::cell_singular, b);
       m.lattice = make_lattice(cell, 0);  // something harmless
     }
     double extent = 0;
@@ -277,7 +278,7 @@ SYMKERN_KERNEL bin_atoms(Input<T> in, const Owner* owners, const BinnedLattice* 
       local = local + (fabs(beside) <= 1 ? beside / in.cutoff : 0) * m.step[k];
     }
     bin.first = owners[i].first;
-    home[i] = m.lattice.shift(wrap[0], wrap[1], wrap[2]);
+    if (!m.lattice.shift(wrap[0], wrap[1], wrap[2], home[i])) report(status, Problem::too_far, i);
     slots[i] = {static_cast<float>(local.x), static_cast<float>(local.y), static_cast<float>(local.z),
                 static_cast<int32_t>(i)};
     bins[i] = bin;
@@ -337,7 +338,8 @@ SYMKERN_KERNEL SYMKERN_BOUNDS(kThreads, 4) scan_grid(Input<T> in, Grid grid, int
               c[k] -= image[k] * m.bins[k];
             }
           }
-          const Int3 shift = m.lattice.shift(image[0], image[1], image[2]);
+          Int3 shift;
+          const bool fits = m.lattice.shift(image[0], image[1], image[2], shift);
           const uint32_t h = hash_bin(c[0], c[1], c[2], bin.first, grid.buckets);
           // from me to that bin's centre
           const float fx = static_cast<float>(ox), fy = static_cast<float>(oy), fz = static_cast<float>(oz);
@@ -371,7 +373,7 @@ SYMKERN_KERNEL SYMKERN_BOUNDS(kThreads, 4) scan_grid(Input<T> in, Grid grid, int
             if (counts == nullptr) {
               const int64_t at = edge + __popc(lanes & before);
               if (hit && at < row_end) keys[at] = row_key(j, shift);
-            } else if (hit && (shift.x >= kShiftLimit || shift.x < -kShiftLimit || shift.y >= kShiftLimit ||
+            } else if (hit && (!fits || shift.x >= kShiftLimit || shift.x < -kShiftLimit || shift.y >= kShiftLimit ||
                                shift.y < -kShiftLimit || shift.z >= kShiftLimit || shift.z < -kShiftLimit)) {
               report(status, Problem::too_many_images, grid.owners[i].lattice);
             }
@@ -430,16 +432,16 @@ SYMKERN_KERNEL finish_rows(int64_t num_atoms, int64_t* row_ptr, const unsigned l
 }
 
 SYMKERN_KERNEL summarize(int64_t num_atoms, const int64_t* row_ptr, const int64_t* batch, int64_t capacity,
-                         unsigned long long* status, unsigned long long* sticky, Summary* out) {
+                         bool synchronise, unsigned long long* status, unsigned long long* sticky, Summary* out) {
   if (blockIdx.x != 0 || threadIdx.x != 0) return;
   const int64_t edges = row_ptr[num_atoms];
   if (capacity >= 0 && edges > capacity) report(status, Problem::overflow, edges);
   out->status = *status;
-  out->sticky = *sticky;
+  out->sticky = synchronise ? atomicMax(sticky, kNoProblem) : kNoProblem;  // read and reset: kNoProblem is the largest
   out->edges = edges;
   out->last_structure = batch != nullptr && num_atoms > 0 ? batch[num_atoms - 1] : -1;
   // a call that will not synchronise leaves its problem for one that does
-  if (capacity >= 0 && *status < *sticky) *sticky = *status;
+  if (!synchronise) atomicMin(sticky, *status);
 }
 
 // ---- the whole op
@@ -509,7 +511,7 @@ Summary find_edges(const Input<T>& in, int64_t capacity, bool synchronise, const
   size_t bytes = 0;
   gpu::exclusive_sum(nullptr, bytes, counts, row_ptr, n + 1, stream);
   gpu::exclusive_sum(memory(bytes), bytes, counts, row_ptr, n + 1, stream);
-  gpu::launch(summarize, 1, 32, 0, stream, n, row_ptr, in.batch, capacity, status, sticky, summary);
+  gpu::launch(summarize, 1, 32, 0, stream, n, row_ptr, in.batch, capacity, synchronise, status, sticky, summary);
   gpu::launch(finish_rows, per_item(n + 1), kThreads, 0, stream, n, row_ptr, status);
 
   Summary found{kNoProblem, kNoProblem, capacity, -1};

@@ -47,7 +47,7 @@ struct NeighborInput {
   Lattice lattice_of(int64_t b) const {
     const T* rows = cell == nullptr ? nullptr : cell + (cell_per_structure ? 9 * b : 0);
     const Lattice lattice = make_lattice(rows ? load_mat3(rows) : Mat3{{0, 0, 0}, {0, 0, 0}, {0, 0, 0}}, pbc_of(b));
-    if (!lattice.valid) throw_problem(Problem::cell_singular, b);
+    if (!lattice.valid) throw_problem(lattice.too_skewed ? Problem::cell_skewed : Problem::cell_singular, b);
     return lattice;
   }
   Keep keep() const {
@@ -210,23 +210,27 @@ class NeighborListHost {
     const Slots slots = grid.slots();
     const Keep keep = in_.keep();
     std::vector<Run> runs(grid.max_runs() + 1);
+    std::vector<uint32_t> found;
     for (int64_t bin = bin_begin; bin < bin_end; ++bin) {
       int64_t num_runs = -1, length = 0;
       for (int32_t s = grid.bin_begin(bin); s < grid.bin_begin(bin + 1); ++s) {
         if (!grid.is_home(slots.key[s])) continue;
         if (num_runs < 0) length = grid.find_runs(bin, runs.data(), &num_runs);
         // room for a compressed vector past the end, and for the padding of the sort
-        int64_t room = 64;
-        while (room < length + 16) room *= 2;
-        uint32_t* keys = arena.reserve<uint32_t>(room);
+        size_t room = 64;
+        while (room < static_cast<size_t>(length) + 16) room *= 2;
+        if (found.size() < room) found.resize(room);
+        uint32_t* keys = found.data();
         bool undecided = false;
-        int64_t count = kernels_.search(slots, runs.data(), num_runs, slots.x[s], slots.y[s], slots.z[s], grid.band(),
-                                        keep, slots.key[s], keys, &undecided);
+        int64_t count =
+            kernels_.search(slots, runs.data(), num_runs, slots.x[s], slots.y[s], slots.z[s],
+                            grid.band(slots.x[s], slots.y[s], slots.z[s]), keep, slots.key[s], keys, &undecided);
         const int64_t i = slots.key[s] >> grid.image_bits();
         if (SYMKERN_UNLIKELY(undecided)) count = settle_keys(grid, r, i, keys, count);
         kernels_.sort_keys(keys, count);
-        arena.commit<uint32_t>(count);
-        rows_[first + i] = keys;
+        uint32_t* row = arena.allocate<uint32_t>(count);
+        std::copy(keys, keys + count, row);
+        rows_[first + i] = row;
         row_ptr_[first + i + 1] = count;
       }
     }

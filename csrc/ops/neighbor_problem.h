@@ -16,6 +16,7 @@ enum class Problem : int {
   batch_structure,
   not_finite,
   cell_singular,
+  cell_skewed,
   too_far,
   too_many_images,
   overflow,
@@ -50,6 +51,9 @@ enum class Problem : int {
           "cell must have finite, linearly independent vectors along periodic directions, but "
           "the cell of structure " +
           text(index) + " is singular");
+    case Problem::cell_skewed:
+      throw std::invalid_argument("cell of structure " + text(index) +
+                                  " is too skewed: shifts in its units would not fit into 32 bits; reduce the cell");
     case Problem::too_far:
       throw std::invalid_argument(
           "positions must be within 1e6 cells of the origin (on CUDA also within 1e9 cutoffs along non-periodic "

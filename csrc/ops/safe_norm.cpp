@@ -41,8 +41,8 @@ struct NormBackward {
   T* out;
   SYMKERN_HD void operator()(int64_t e) const {
     const double d = row_norm(v + e * width, width);
-    const double scale = d > 0 ? grad[e] / d : 0;
-    for (int64_t c = 0; c < width; ++c) out[e * width + c] = static_cast<T>(scale * v[e * width + c]);
+    const double g = grad[e];  // after the division: 1 / d overflows for subnormal d
+    for (int64_t c = 0; c < width; ++c) out[e * width + c] = static_cast<T>(d > 0 ? g * (v[e * width + c] / d) : 0);
   }
 };
 

@@ -35,7 +35,7 @@ def safe_norm(vec: Tensor) -> Tensor:
         return norm
     if vec.dim() == 0:
         raise ValueError(f"vec must have shape (..., D), got {tuple(vec.shape)}")
-    flat: Tensor = torch.ops.symkern.safe_norm.default(vec.reshape(-1, vec.shape[-1]))
+    flat: Tensor = torch.ops.symkern.safe_norm.default(vec.reshape(vec.shape[:-1].numel(), vec.shape[-1]))
     return flat.reshape(vec.shape[:-1])
 
 
