@@ -187,7 +187,7 @@ def test_batch_numbers_that_are_ids() -> None:
     ],
 )
 def test_extreme_labels_do_not_pass_by_overflow(given: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="ptr must rise|batch must be sorted"):
+    with pytest.raises(ValueError, match=r"ptr must rise|batch must be sorted"):
         host.neighbor_list(np.zeros((20, 3)), 1.5, **given)
 
 

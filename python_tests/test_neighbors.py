@@ -187,9 +187,9 @@ def test_what_is_not_a_tensor_is_named() -> None:
         sk.neighbor_list(r.numpy(), 2.0)
     with pytest.raises(TypeError, match=r"ptr must be a torch\.Tensor, got builtins\.list"):
         sk.neighbor_list(r, 2.0, ptr=[0, 5])
-    with pytest.raises(TypeError, match="nb must be symkern.Neighbors"):
+    with pytest.raises(TypeError, match=r"nb must be symkern\.Neighbors"):
         sk.edge_vectors(r, sk.neighbor_list(r, 2.0).edge_index)
-    with pytest.raises(TypeError, match="vec must be a torch.Tensor"):
+    with pytest.raises(TypeError, match=r"vec must be a torch\.Tensor"):
         sk.safe_norm(r.numpy())
     with pytest.raises(ValueError, match="max_edges must not be negative, got -1"):
         sk.neighbor_list(r, 2.0, max_edges=-1)
@@ -217,7 +217,7 @@ def test_a_graph_built_wrongly_by_hand_is_refused(edge_index: list[list[int]], r
     def gradient(nb: sk.Neighbors) -> None:
         torch.autograd.grad(sk.edge_vectors(r, nb).sum(), r)
 
-    with pytest.raises(ValueError, match="row_ptr|edge_index|out of range"):
+    with pytest.raises(ValueError, match=r"row_ptr|edge_index|out of range"):
         gradient(graph())
 
 

@@ -191,7 +191,7 @@ def walk(water: Structures, size: Size, tick: Tick, skin: float = 1.0, step: flo
     return Section(
         "Reusing the list",
         f"{len(x):,} atoms of the water box walk at random, {step:g} Å a step in each direction, for "
-        f"{size.walk} steps. The list for {CUTOFF:g} + {skin:g} Å is larger than that for {CUTOFF:g}, but seldom built.",
+        f"{size.walk} steps. The list for {CUTOFF:g} + {skin:g} Å is larger than for {CUTOFF:g}, but seldom built.",
         [
             Check(
                 "reused list equals a new one",

@@ -79,7 +79,7 @@ def _ops(inputs: Inputs) -> list[tuple[Any, tuple[Any, ...]]]:
         (ops.edge_vectors.default, (positions, cell, *graph)),
         (ops.edge_vectors_backward.default, (grad, *graph, True, cell is not None, per_structure)),
         (ops.sender_order.default, (nb.edge_index, nb.row_ptr)),
-        (ops.reverse_edges.default, (nb.edge_index, shifts, nb.row_ptr)),
+        (ops.reverse_edges.default, (nb.edge_index, shifts, nb.row_ptr, nb.sender_order, nb.sender_ptr)),
     ]
 
 
