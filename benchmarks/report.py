@@ -183,7 +183,7 @@ def summary(result: dict[str, Any]) -> str:
     for row in result["rows"]:
         if row["met"] is None:
             continue
-        same = ("op", "system", "threads", "isa")
+        same = ("op", "system", "threads")
         own = [r for r in result["rows"] if r["who"] == "symkern" and all(r[key] == row[key] for key in same)]
         ours = (
             f"{_short(row['median'] / row['ratio'])} {row['unit']}" if row["ratio"] and own and row not in own else ""
