@@ -80,3 +80,9 @@ def test_frozen() -> None:
     tri = sk.triplets(sk.neighbor_list(torch.rand((3, 3)), 2.0))
     with pytest.raises(AttributeError):
         tri.index = tri.index[:, :1]  # type: ignore[misc]
+
+
+def test_a_graph_built_wrongly_by_hand_is_refused() -> None:
+    nb = sk.Neighbors(torch.tensor([[10**8], [0]]), torch.tensor([0, 1, 1]), torch.tensor([0, 2]))
+    with pytest.raises(ValueError, match="edge_index holds an index out of range"):
+        sk.triplets(nb)

@@ -1,7 +1,7 @@
 // Pairs of edges k->j, j->i of a receiver-sorted graph: counted, scanned and filled, so that the order never depends on
 // threads or device.
 #include "core/macros.h"
-#include "torch/shim.h"
+#include "torch/graph.h"
 
 #include <algorithm>
 
@@ -13,7 +13,8 @@ struct Graph {
   const int64_t* receivers;
   const int32_t* shifts;  // (E, 3), or nullptr: all zero
   const int64_t* row_ptr;
-  int64_t num_atoms;
+  GraphSize size;
+  Guard guard;
 
   SYMKERN_HD bool self_loop(int64_t e) const {
     bool loop = senders[e] == receivers[e];
@@ -31,8 +32,11 @@ struct Graph {
   // visit(kj) for the triplets of edge ji, in stored order
   template <class F>
   SYMKERN_HD void each(int64_t ji, const F& visit) const {
-    if (ji >= row_ptr[num_atoms] || self_loop(ji)) return;  // padding and self loops have none
+    if (ji >= row_ptr[size.atoms] || self_loop(ji)) return;  // padding and self loops have none
     const int64_t j = senders[ji];
+    if (!guard.index(j, size.atoms, "edge_index") || !guard.range(row_ptr[j], row_ptr[j + 1], size.edges, "row_ptr")) {
+      return;
+    }
     for (int64_t kj = row_ptr[j]; kj < row_ptr[j + 1]; ++kj) {
       if (!returns(kj, ji) && !self_loop(kj)) visit(kj);
     }
@@ -93,28 +97,18 @@ int64_t scan(const Launch& launch, const Tensor& counts, Tensor& ptr) {
 // (2, T): kj and ji; and (E + 1): the triplets of edge ji are ptr[ji] .. ptr[ji + 1].
 std::tuple<Tensor, Tensor> triplets(const Tensor& edge_index, const OptionalTensor& shifts, const Tensor& row_ptr,
                                     int64_t max_triplets) {
-  check_shape(edge_index, "edge_index", {2, -1}, "(2, E)");
-  check_dtype(edge_index, "edge_index", ScalarType::Long);
-  check_shape(row_ptr, "row_ptr", {-1}, "(N + 1,)");
-  check_dtype(row_ptr, "row_ptr", ScalarType::Long);
-  check_same_device(row_ptr, "row_ptr", edge_index, "edge_index");
-  if (row_ptr.size(0) < 1) bad_argument("row_ptr must not be empty");
-  const int64_t edges = edge_index.size(1);
-  if (shifts.has_value()) {
-    check_dtype(*shifts, "shifts", ScalarType::Int);
-    check_same_device(*shifts, "shifts", edge_index, "edge_index");
-    if (shifts->dim() != 2 || shifts->size(0) != edges || shifts->size(1) != 3) {
-      bad_argument("shifts must have shape (E, 3) with E = ", edges, ", got ", shape_of(*shifts));
-    }
-  }
+  const GraphSize size = check_graph(edge_index, shifts, row_ptr);
+  const int64_t edges = size.edges;
   const Tensor index = as_contiguous(edge_index), rows = as_contiguous(row_ptr);
   const OptionalTensor s = shifts.has_value() ? OptionalTensor(as_contiguous(*shifts)) : std::nullopt;
   const int64_t* senders = index.const_data_ptr<int64_t>();
+  GraphGuard guard;
   const Graph graph{senders, senders + edges, data_or_null<int32_t>(s), rows.const_data_ptr<int64_t>(),
-                    row_ptr.size(0) - 1};
+                    size,    guard.guard()};
   Tensor counts = empty({edges + 1}, ScalarType::Long, index), ptr = empty({edges + 1}, ScalarType::Long, index);
   const Launch launch(index);
   launch.for_each(edges + 1, 1024, Count{graph, edges, counts.mutable_data_ptr<int64_t>()});
+  guard.check();
   const int64_t found = scan(launch, counts, ptr), room = max_triplets >= 0 ? max_triplets : found;
   if (found > room) bad_argument("max_triplets must be at least the number of triplets, ", found, ", got ", room);
   Tensor out = empty({2, room}, ScalarType::Long, index);

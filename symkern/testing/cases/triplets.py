@@ -115,7 +115,7 @@ CASE = Case(
         _bad("int32", "edge_index must be int64, got int32", lambda nb: {"edge_index": nb.edge_index.int()}),
         _bad("flat", r"edge_index must have shape \(2, E\)", lambda nb: {"edge_index": nb.edge_index[0]}),
         _bad("shifts", r"shifts must have shape \(E, 3\)", lambda nb: {"cell_shifts": nb.shifts[1:]}),
-        _bad("no rows", "row_ptr must not be empty", lambda nb: {"row_ptr": nb.row_ptr[:0]}),
+        _bad("no rows", r"row_ptr must have shape \(N \+ 1,\), got \(0,\)", lambda nb: {"row_ptr": nb.row_ptr[:0]}),
         _bad("room", "max_triplets must be at least .*, got 1", lambda nb: {}, max_triplets=1),
         _bad("negative room", "max_triplets must not be negative, got -2", lambda nb: {}, max_triplets=-2),
     ),
