@@ -187,3 +187,12 @@ def test_a_list_of_flags_may_change() -> None:
         verlet(r, cell=cell, pbc=pbc).edge_index, sk.neighbor_list(r, 2.5, cell=cell, pbc=pbc).edge_index
     )
     assert verlet.builds == 2
+
+
+def test_a_failed_build_leaves_nothing_behind() -> None:
+    r = torch.rand(6, 3)
+    verlet = sk.VerletList(0.3, 0.1)
+    verlet(r * 100, max_edges=4)  # far apart: no edge
+    for _ in range(2):
+        with pytest.raises(ValueError, match="max_edges is too small"):
+            verlet(r * 0.01, max_edges=4)

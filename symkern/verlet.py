@@ -53,8 +53,9 @@ class VerletList:
             setting["pbc"] = tuple(bool(flag) for flag in pbc)  # a list could change behind our back
         if not self._is_valid(positions, setting):
             with torch.inference_mode(False):  # the list may be used for training later
-                self._neighbors = neighbor_list(positions.detach().clone(), self.cutoff + self.skin, **setting)
-                self._positions = positions.detach().clone()
+                kept = positions.detach().clone()
+                self._neighbors = neighbor_list(kept, self.cutoff + self.skin, **setting)
+                self._positions = kept  # only now: a build that failed must not pass for one of these positions
                 self._setting = {k: v.detach().clone() if isinstance(v, Tensor) else v for k, v in setting.items()}
             self.builds += 1
         assert self._neighbors is not None

@@ -15,20 +15,11 @@
 
 #include "core/lattice.h"
 #include "core/workspace.h"
+#include "ops/neighbor_band.h"
 #include "ops/neighbor_list_simd.h"
 #include "ops/neighbor_problem.h"
 
 namespace symkern {
-
-// fp32 coordinates (in units of the cutoff, magnitudes up to `extent`) are wrong by up to two roundings, extent *
-// 2^-23; distances inherit it from two points in three directions. What lies within twice that of the cutoff is left to
-// fp64.
-inline Band make_band(double extent) {
-  const double error = extent * 0x1p-20, relative = 0x1p-19;
-  const double inside = error < 1 ? (1 - error) * (1 - error) * (1 - relative) : 0;
-  const double outside = (1 + error) * (1 + error) * (1 + relative);
-  return {static_cast<float>(inside), static_cast<float>(outside)};
-}
 
 class NeighborGrid {
  public:

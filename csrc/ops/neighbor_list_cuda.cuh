@@ -15,6 +15,7 @@
 
 #include "core/gpu.h"
 #include "core/lattice.h"
+#include "ops/neighbor_band.h"
 #include "ops/neighbor_problem.h"
 
 namespace symkern::neighbor_cuda {
@@ -54,7 +55,7 @@ struct BinnedLattice {
   int32_t reach[3];        // bins to look at on either side
   Vec3 step[3];            // from bin to bin, Å
   float x[3], y[3], z[3];  // the same in cutoffs
-  float inside, outside;
+  Band band;
 };
 
 struct Slot {
@@ -239,10 +240,7 @@ SYMKERN_KERNEL bin_lattices(Input<T> in, BinnedLattice* out, unsigned long long*
       m.z[k] = static_cast<float>(m.step[k].z / in.cutoff);
       extent += (m.reach[k] + 1) * sqrt(dot(m.step[k], m.step[k])) / in.cutoff;
     }
-    // as make_band on the host: twice the worst case of a few roundings of coordinates up to `extent`
-    const double error = extent * 0x1p-20, relative = 0x1p-19;
-    m.inside = error < 1 ? static_cast<float>((1 - error) * (1 - error) * (1 - relative)) : 0.0f;
-    m.outside = static_cast<float>((1 + error) * (1 + error) * (1 + relative));
+    m.band = make_band(extent);
     out[b] = m;
   }
 }
@@ -359,8 +357,8 @@ SYMKERN_KERNEL SYMKERN_BOUNDS(kThreads, 4) scan_grid(Input<T> in, Grid grid, int
                 j = you.atom;
                 const float x = x0 + you.x, y = y0 + you.y, z = z0 + you.z;
                 const float d2 = x * x + y * y + z * z;
-                hit = d2 < m.inside;
-                if (!hit && !(d2 > m.outside)) {
+                hit = d2 < m.band.inside;
+                if (!hit && !(d2 > m.band.outside)) {
                   const Int3 wi = grid.home[i], wj = grid.home[j];
                   const Int3 total{shift.x + wj.x - wi.x, shift.y + wj.y - wi.y, shift.z + wj.z - wi.z};
                   hit = pair_distance_sq(load_vec3(in.positions + 3 * i), load_vec3(in.positions + 3 * j), total,

@@ -5,14 +5,9 @@
 #include <cstdint>
 
 #include "core/isa.h"
+#include "ops/neighbor_band.h"
 
 namespace symkern {
-
-// Squared fp32 distances below `inside` are neighbors for certain, above `outside` certainly not. What lies between is
-// within fp32 rounding of the cutoff, and the caller decides it in fp64 (`pair_distance_sq`).
-struct Band {
-  float inside, outside;
-};
 
 // Slots are atoms or their periodic images in grid order. key = local atom index << image_bits | rank of its image,
 // so that numeric order of keys is (sender, shift) order.
