@@ -25,15 +25,25 @@ _EXPORTS = {
     "edge_angles": "symkern.ops.edge_angles",
     "spherical_basis": "symkern.ops.spherical_basis",
     "radial_basis": "symkern.ops.radial_basis",
+    "energy_and_forces": "symkern.energy",
+    "Potential": "symkern.potential",
+    "load_potential": "symkern.potential",
+    "Calculator": "symkern.calculator",
 }
-_MODULES = {"host", "ops", "testing"}
+_MODULES = {"data", "host", "models", "nn", "ops", "testing", "training"}
 
 __all__ = ["__version__", *sorted(_EXPORTS), *sorted(_MODULES)]
 
 if TYPE_CHECKING:
+    from symkern import data as data
     from symkern import host as host
+    from symkern import models as models
+    from symkern import nn as nn
     from symkern import ops as ops
     from symkern import testing as testing
+    from symkern import training as training
+    from symkern.calculator import Calculator as Calculator
+    from symkern.energy import energy_and_forces as energy_and_forces
     from symkern.neighbors import Neighbors as Neighbors
     from symkern.ops.edge_angles import edge_angles as edge_angles
     from symkern.ops.edge_vectors import edge_vectors as edge_vectors
@@ -46,6 +56,8 @@ if TYPE_CHECKING:
     from symkern.ops.spherical_basis import spherical_basis as spherical_basis
     from symkern.ops.triplets import Triplets as Triplets
     from symkern.ops.triplets import triplets as triplets
+    from symkern.potential import Potential as Potential
+    from symkern.potential import load_potential as load_potential
     from symkern.verlet import VerletList as VerletList
 
 

@@ -26,8 +26,10 @@ def differentiable(
     backward: Callable[..., Any],
     setup_context: Callable[..., None] | None = None,
 ) -> None:
-    """Register the gradient of ``symkern::op``."""
+    """Register the gradient of ``symkern::op``, and that under autocast it computes in fp32 (fp64 stays fp64)."""
     torch.library.register_autograd(f"symkern::{op}", backward, setup_context=setup_context)
+    for device in ("cpu", "cuda"):
+        torch.library.register_autocast(f"symkern::{op}", device, torch.float32)
 
 
 def gradient_of(

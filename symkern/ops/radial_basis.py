@@ -149,6 +149,12 @@ def _parameters(
     return p, _given(d, num_basis, "gamma", wide, ends)
 
 
+def defaults(cutoff: float, num_basis: int, kind: str) -> dict[str, Tensor]:
+    """The parameters that `radial_basis` takes where none are given, (K,) float64: where learning starts."""
+    p, q = _parameters(torch.zeros(0, dtype=torch.float64), cutoff, num_basis, kind, None, None, None)
+    return {"frequencies": p} if q is None else {"centers": p, "gamma": q}
+
+
 def _given(d: Tensor, num_basis: int, name: str, value: Tensor | None, ends: tuple[float, float]) -> Tensor:
     """The parameter, or `num_basis` numbers from end to end, rounded once."""
     work = _work(d)

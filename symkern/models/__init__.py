@@ -1,0 +1,7 @@
+"""Models: networks from atoms to properties, thin modules on `symkern.nn` without kernels of their own."""
+
+from symkern.models.dimenet import DimeNetPlusPlus as DimeNetPlusPlus
+from symkern.models.egnn import EGNN as EGNN
+from symkern.models.schnet import SchNet as SchNet
+
+__all__ = ["EGNN", "DimeNetPlusPlus", "SchNet"]

@@ -1,0 +1,71 @@
+"""What every model does first: check its inputs and make sure there is a graph."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from symkern._check import check_tensor
+from symkern.neighbors import Neighbors
+from symkern.ops.neighbor_list import neighbor_list
+
+
+def graph_of(
+    z: Tensor,
+    pos: Tensor,
+    batch: Tensor | None,
+    cell: Tensor | None,
+    pbc: Tensor | None,
+    nb: Neighbors | None,
+    cutoff: float,
+    largest_z: int,
+) -> Neighbors:
+    """`nb`, checked against the other arguments, or the neighbor list of the positions.
+
+    Values of CUDA tensors are checked without waiting for the device: the error then surfaces at a later call.
+
+    Raises:
+        TypeError: an argument is not a tensor, or `nb` not a graph.
+        ValueError: shapes or dtypes that do not fit, an atomic number outside 1 .. `largest_z`, a graph of other
+            structures than `batch`, and what `neighbor_list` raises.
+    """
+    check_tensor("z", z)
+    check_tensor("pos", pos)
+    check_tensor("batch", batch, optional=True)
+    if z.dtype != torch.int64 or z.dim() != 1:
+        raise ValueError(f"z must be int64 of shape (N,), got {z.dtype} of shape {tuple(z.shape)}")
+    if pos.shape != (len(z), 3):
+        raise ValueError(f"pos must have shape (N, 3) with N = {len(z)} as z, got {tuple(pos.shape)}")
+    _require(
+        lambda: ((z >= 1) & (z <= largest_z)).all(),
+        z,
+        lambda: f"z must lie in 1 .. {largest_z}, the model's embedding, got {int(z.min())} .. {int(z.max())}",
+    )
+    if nb is None:
+        return neighbor_list(pos.detach(), cutoff, batch=batch, cell=None if cell is None else cell.detach(), pbc=pbc)
+    if not isinstance(nb, Neighbors):
+        raise TypeError(f"nb must be symkern.Neighbors, got {type(nb)}; for an edge_index use Neighbors.from_edge_index")
+    if nb.num_nodes != len(z):
+        raise ValueError(f"nb must be a graph of the {len(z)} atoms of z, got one of {nb.num_nodes}")
+    if batch is not None:
+        if batch.shape != z.shape:
+            raise ValueError(f"batch must have shape (N,) with N = {len(z)} as z, got {tuple(batch.shape)}")
+        _require(
+            lambda: (nb.batch == batch).all(),
+            batch,
+            lambda: "nb must have the structures of batch, but its ptr says otherwise (from_edge_index: give batch=)",
+        )
+    elif nb.num_structures != 1:
+        raise ValueError(f"batch must be given: nb holds {nb.num_structures} structures")
+    return nb
+
+
+def _require(condition: object, values: Tensor, message: object) -> None:
+    """Raise ValueError unless `condition` holds; on CUDA without waiting for the device."""
+    if torch.compiler.is_compiling() or not values.numel():
+        return
+    holds = condition()  # type: ignore[operator]
+    if values.is_cuda:
+        torch._assert_async(holds, "symkern: z outside the model's embedding, or nb of another batch")
+    elif not bool(holds):
+        raise ValueError(message())  # type: ignore[operator]

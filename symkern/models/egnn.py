@@ -1,0 +1,292 @@
+"""EGNN as a model: from atoms to properties of structures and vectors of atoms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from symkern._check import check_tensor
+from symkern.models import _satorras
+from symkern.models._graph import _require, graph_of
+from symkern.neighbors import Neighbors
+from symkern.nn.basic import check_choice, check_positive, mlp
+from symkern.nn.egnn import EGNNLayer
+from symkern.nn.radial import cosine_cutoff
+from symkern.ops.edge_vectors import edge_vectors
+from symkern.ops.safe_norm import safe_norm
+from symkern.ops.segment_sum import segment_mean, segment_sum
+
+_LARGEST_Z = 99
+
+
+class EGNN(nn.Module):
+    """Satorras, Hoogeboom, Welling, ICML 2021: layers of `symkern.nn.EGNNLayer` on embedded atomic numbers.
+
+    Outputs of `forward` are invariant under E(3); the vectors ``x - pos`` of `encode` are equivariant. `forward` does
+    not use the last layer's coordinates: with update_coordinates, its coord_mlp then gets no gradient.
+
+    Args:
+        out: width of the output.
+        hidden: features per atom.
+        num_layers: how many layers.
+        cutoff: Å; pairs beyond it contribute nothing. None joins all atoms of a structure, as the paper does for
+            molecules; for periodic structures it is an error.
+        smooth: multiply each edge by the cosine cutoff of its length in the input, which makes energies and forces
+            continuous; the paper has no such factor. No effect without a cutoff.
+        edge_attr, attention, normalize, tanh, aggregation, update_coordinates, velocity, residual: see `EGNNLayer`.
+            Forces that are to be the derivative of an energy need normalize=False, and aggregation="sum" to be
+            continuous.
+        node_attr: width of learned attributes per element that every layer's phi_h sees besides h.
+        decoder: "mlp" (hidden, hidden, out per atom, then pooled), "linear" (one map per atom, then pooled) or
+            "structure" (an MLP per atom, pooled, and an MLP per structure: QM9 in the paper; not extensive).
+        readout: "sum" (extensive, as energies are) or "mean" over atoms.
+        elements: atomic numbers the model accepts; None for 1 to 99.
+
+    Raises:
+        ValueError: a setting out of range.
+    """
+
+    def __init__(
+        self,
+        out: int = 1,
+        hidden: int = 64,
+        num_layers: int = 4,
+        *,
+        cutoff: float | None = 5.0,
+        smooth: bool = True,
+        edge_attr: int = 0,
+        attention: bool = False,
+        normalize: bool = False,
+        tanh: bool = False,
+        aggregation: str = "sum",
+        update_coordinates: bool = True,
+        velocity: bool = False,
+        residual: bool = True,
+        node_attr: int = 0,
+        decoder: str = "mlp",
+        readout: str = "sum",
+        elements: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        check_positive(out=out, hidden=hidden, num_layers=num_layers)
+        if cutoff is not None:
+            check_positive(cutoff=cutoff)
+        check_choice("decoder", decoder, ("mlp", "linear", "structure"))
+        check_choice("readout", readout, ("sum", "mean"))
+        layer_options: dict[str, Any] = {
+            "edge_attr": edge_attr,
+            "attention": attention,
+            "normalize": normalize,
+            "tanh": tanh,
+            "aggregation": aggregation,
+            "update_coordinates": update_coordinates,
+            "velocity": velocity,
+            "residual": residual,
+            "node_attr": node_attr,
+        }
+        self.config: dict[str, Any] = {
+            "out": out,
+            "hidden": hidden,
+            "num_layers": num_layers,
+            "cutoff": cutoff,
+            "smooth": smooth,
+            **layer_options,
+            "decoder": decoder,
+            "readout": readout,
+            "elements": None if elements is None else [int(number) for number in elements],
+        }
+        self.cutoff, self.smooth, self.readout = math.inf if cutoff is None else float(cutoff), smooth, readout
+        self.register_buffer("_known", _known(elements), persistent=False)
+        self.embedding = nn.Embedding(_LARGEST_Z + 1, hidden, padding_idx=0)
+        self.attributes = nn.Embedding(_LARGEST_Z + 1, node_attr, padding_idx=0) if node_attr else None
+        self.layers = nn.ModuleList(EGNNLayer(hidden, **layer_options) for _ in range(num_layers))
+        if decoder == "structure":
+            self.node_dec: nn.Module = mlp([hidden, hidden, hidden], nn.SiLU)
+            self.graph_dec: nn.Module = mlp([hidden, hidden, out], nn.SiLU)
+        else:
+            self.node_dec = nn.Linear(hidden, out) if decoder == "linear" else mlp([hidden, hidden, out], nn.SiLU)
+            self.graph_dec = nn.Identity()
+
+    def forward(
+        self,
+        z: Tensor,
+        pos: Tensor,
+        batch: Tensor | None = None,
+        *,
+        cell: Tensor | None = None,
+        pbc: Tensor | None = None,
+        nb: Neighbors | None = None,
+        edge_attr: Tensor | None = None,
+        v: Tensor | None = None,
+    ) -> Tensor:
+        """Outputs of B structures.
+
+        Args:
+            z: (N,) int64 atomic numbers, 1 to 99 or one of `elements`.
+            pos: (N, 3) Å, dtype of the parameters.
+            batch: (N,) int64, sorted; None for one structure.
+            cell, pbc: see `symkern.neighbor_list`.
+            nb: graph of these atoms; pairs beyond the cutoff do no harm. Without a cutoff every edge counts.
+            edge_attr: (E, edge_attr), only if the model has them; in the order of the edges of `nb`, which is needed.
+            v: (N, 3) initial velocities, only with velocity; every layer gets them (paper, eq. 7).
+
+        Returns:
+            (B, out).
+
+        Raises:
+            TypeError, ValueError: arguments that do not fit, an atomic number that the model does not know.
+        """
+        nb_, weight = self._graph(z, pos, batch, cell, pbc, nb, edge_attr)
+        h, _ = self._layers(z, pos, cell, nb_, weight, edge_attr, v)
+        pooled = (segment_sum if self.readout == "sum" else segment_mean)(self.node_dec(h).to(h.dtype), nb_.ptr)
+        out: Tensor = self.graph_dec(pooled)
+        return out
+
+    def encode(
+        self,
+        z: Tensor,
+        pos: Tensor,
+        batch: Tensor | None = None,
+        *,
+        cell: Tensor | None = None,
+        pbc: Tensor | None = None,
+        nb: Neighbors | None = None,
+        edge_attr: Tensor | None = None,
+        v: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Features and coordinates after the last layer; arguments and errors as in `forward`.
+
+        Returns:
+            h (N, hidden), invariant; x (N, 3) Å. ``x - pos`` is a predicted vector per atom.
+        """
+        nb_, weight = self._graph(z, pos, batch, cell, pbc, nb, edge_attr)
+        return self._layers(z, pos, cell, nb_, weight, edge_attr, v)
+
+    def _graph(
+        self,
+        z: Tensor,
+        pos: Tensor,
+        batch: Tensor | None,
+        cell: Tensor | None,
+        pbc: Tensor | None,
+        nb: Neighbors | None,
+        edge_attr: Tensor | None,
+    ) -> tuple[Neighbors, Tensor | None]:
+        """The graph and the weights of its edges; no weights where all are 1."""
+        if edge_attr is not None and nb is None:
+            raise ValueError("nb must be given with edge_attr: they follow the order of its edges")
+        given = nb is not None
+        if nb is None and self.cutoff == math.inf:
+            nb = _complete_graph(z, batch, cell, pbc)
+        nb = graph_of(z, pos, batch, cell, pbc, nb, self.cutoff, _LARGEST_Z)
+        known = self.get_buffer("_known")
+        _require(lambda: known[z].all(), z, lambda: f"z must hold only the elements {self.config['elements']}")
+        if pos.dtype != self.embedding.weight.dtype:
+            raise ValueError(f"pos must be {self.embedding.weight.dtype}, as the parameters are, got {pos.dtype}")
+        if self.cutoff == math.inf or not (self.smooth or given):
+            return nb, None
+        d = safe_norm(edge_vectors(pos, nb, cell))
+        return nb, cosine_cutoff(d, self.cutoff).squeeze(1) if self.smooth else (d < self.cutoff).to(d.dtype)
+
+    def _layers(
+        self,
+        z: Tensor,
+        pos: Tensor,
+        cell: Tensor | None,
+        nb: Neighbors,
+        weight: Tensor | None,
+        edge_attr: Tensor | None,
+        v: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        h, x = self.embedding(z), pos
+        attributes = None if self.attributes is None else self.attributes(z)
+        for layer in self.layers:
+            h, x, *_ = layer(h, x, nb, edge_attr, v, cell, weight, attributes)
+        return h, x
+
+    @classmethod
+    def from_satorras(
+        cls,
+        state_dict: Mapping[str, Tensor],
+        *,
+        elements: Sequence[int] = (1, 6, 7, 8, 9),
+        features: Tensor | None = None,
+        cutoff: float | None = None,
+        normalize: bool = False,
+        tanh: bool = False,
+        aggregation: str = "mean",
+        residual: bool = True,
+        readout: str = "sum",
+    ) -> EGNN:
+        """The network of a state dict of github.com/vgsatorras/egnn: EGNN of models/egnn_clean or of qm9/models.
+
+        Widths, number of layers, attention and whether coordinates move follow from the keys; `normalize`, `tanh`,
+        `aggregation` and `residual` leave no trace there: give them as that model had them (the defaults are its own).
+        Its input features become a table per element. `forward` is the sum over atoms (`readout`) of the outputs that
+        egnn_clean gives per atom, and ``model.node_dec(model.encode(...)[0])`` are those outputs; for QM9 it is that
+        model's output, before the property's mean and deviation.
+
+        Args:
+            state_dict: as saved, keys without prefix.
+            elements: atomic numbers that the model was trained on, in the order of its one-hot input.
+            features: (elements, in_node_nf) input features of each element. None: one-hot if in_node_nf is the number
+                of elements; if it is p times that, one-hot times the powers 0 .. p - 1 of z / max(elements), as for
+                QM9 with p = 3.
+            cutoff: Å, without a smooth factor; None joins all atoms of a structure, as that code does.
+            readout: "sum" or "mean".
+
+        Returns:
+            EGNN in the dtype of the state dict, with smooth=False.
+
+        Raises:
+            TypeError: the state dict is no mapping of tensors.
+            ValueError: keys or shapes that are not such a model's, and features that do not fit it.
+        """
+        found = _satorras.read(state_dict, elements, features)
+        model = cls(
+            **found.config,
+            cutoff=cutoff,
+            smooth=False,
+            normalize=normalize,
+            tanh=tanh,
+            aggregation=aggregation,
+            residual=residual,
+            readout=readout,
+            elements=elements,
+        ).to(found.dtype)
+        with torch.no_grad():
+            model.embedding.weight.zero_()[list(elements)] = found.embedded
+            if model.attributes is not None:
+                model.attributes.weight.zero_()[list(elements)] = found.features
+        _satorras.load(model, found.parameters)
+        return model
+
+
+def _known(elements: Sequence[int] | None) -> Tensor:
+    """(100,) bool: whether the model accepts each atomic number."""
+    known = torch.zeros(_LARGEST_Z + 1, dtype=torch.bool)
+    numbers = list(range(1, _LARGEST_Z + 1)) if elements is None else [int(number) for number in elements]
+    if not numbers or not all(1 <= number <= _LARGEST_Z for number in numbers) or len(set(numbers)) != len(numbers):
+        raise ValueError(f"elements must be different atomic numbers in 1 .. {_LARGEST_Z}, got {numbers}")
+    known[numbers] = True
+    return known
+
+
+def _complete_graph(z: Tensor, batch: Tensor | None, cell: Tensor | None, pbc: Tensor | None) -> Neighbors:
+    """Every ordered pair of different atoms of each structure."""
+    check_tensor("z", z)
+    periodic = cell is not None and (pbc is None or bool(torch.as_tensor(pbc).any()))
+    if periodic:
+        raise ValueError("cutoff=None joins all atoms of a structure and knows no periodic images: give it a cutoff")
+    # checks batch, and tells the structures apart
+    atoms = Neighbors.from_edge_index(z.new_empty((2, 0), dtype=torch.int64), len(z), batch=batch)
+    others = (atoms.ptr.diff() - 1)[atoms.batch]
+    row_ptr = torch.cat([others.new_zeros(1), others.cumsum(0)])
+    receivers = torch.repeat_interleave(torch.arange(len(z), device=z.device), others)
+    senders = atoms.ptr[atoms.batch[receivers]] + torch.arange(len(receivers), device=z.device) - row_ptr[receivers]
+    senders = senders + (senders >= receivers).to(senders.dtype)  # no atom sends to itself
+    return Neighbors(torch.stack([senders, receivers]), row_ptr, atoms.ptr)

@@ -1,0 +1,8 @@
+"""Layers: thin torch modules on symkern's ops. Models are built of them."""
+
+from symkern.nn.basic import ShiftedSoftplus as ShiftedSoftplus
+from symkern.nn.basic import mlp as mlp
+from symkern.nn.cfconv import CFConv as CFConv
+from symkern.nn.egnn import EGNNLayer as EGNNLayer
+from symkern.nn.radial import RadialBasis as RadialBasis
+from symkern.nn.radial import cosine_cutoff as cosine_cutoff

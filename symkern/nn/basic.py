@@ -1,0 +1,62 @@
+"""The small parts that every model is made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class ShiftedSoftplus(nn.Module):
+    """ln(e^x / 2 + 1 / 2): a softplus that is 0 at 0 (Schütt et al., J. Chem. Phys. 148, 241722 (2018))."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.softplus(x) - math.log(2)
+
+
+def mlp(sizes: Sequence[int], activation: Callable[[], nn.Module]) -> nn.Sequential:
+    """Linear maps of the given widths, the activation between them and not behind the last.
+
+    Raises:
+        ValueError: fewer than two sizes.
+    """
+    if len(sizes) < 2:
+        raise ValueError(f"sizes must hold at least an input and an output width, got {list(sizes)}")
+    layers: list[nn.Module] = []
+    for inner, outer in zip(sizes[:-1], sizes[1:], strict=True):
+        layers += [nn.Linear(inner, outer), activation()]
+    return nn.Sequential(*layers[:-1])
+
+
+def check_positive(**numbers: float) -> None:
+    """Raise ValueError for each named number that is not positive and finite."""
+    for name, value in numbers.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be positive and finite, got {value}")
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Raise ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def check_features(name: str, value: Tensor, rows: int, width: int) -> None:
+    """Raise unless `value` is a float tensor of shape (rows, width)."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value)}")
+    if value.shape != (rows, width) or not value.is_floating_point():
+        raise ValueError(
+            f"{name} must be floats of shape ({rows}, {width}), got {value.dtype} of shape {tuple(value.shape)}"
+        )
+
+
+@torch.no_grad()
+def xavier(linear: nn.Linear) -> nn.Linear:
+    """Xavier-uniform weights and zero bias, in place: how SchNet starts."""
+    nn.init.xavier_uniform_(linear.weight)
+    if linear.bias is not None:
+        linear.bias.zero_()
+    return linear

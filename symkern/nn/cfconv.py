@@ -1,0 +1,72 @@
+"""The continuous-filter convolution of SchNet."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from symkern.neighbors import Neighbors
+from symkern.nn.basic import ShiftedSoftplus, check_features, check_positive, mlp, xavier
+from symkern.nn.gather import gather_senders
+from symkern.nn.radial import RadialBasis, cosine_cutoff
+from symkern.ops.segment_sum import segment_sum
+
+
+class CFConv(nn.Module):
+    """h_i' = B sum_j (A h_j) * W(d_ij) u(d_ij), with the filter W an MLP of a radial basis and u the cosine cutoff.
+
+    The cutoff multiplies the whole filter, biases included, so that a neighbor leaves without a jump.
+    Source: Schütt et al. (SchNet), J. Chem. Phys. 148, 241722 (2018), eq. 5-7; Behler's cutoff, J. Chem. Phys. 134,
+    074106 (2011).
+
+    Args:
+        features: width of h.
+        num_filters: width of the filter.
+        num_basis: functions of the radial basis.
+        cutoff: Å.
+        kind: "gaussian" (SchNet), "bessel" or "expnorm".
+        trainable_basis: learn the parameters of the basis.
+
+    Raises:
+        ValueError: a setting out of range.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        num_filters: int,
+        num_basis: int,
+        cutoff: float,
+        *,
+        kind: str = "gaussian",
+        trainable_basis: bool = False,
+    ) -> None:
+        super().__init__()
+        check_positive(features=features, num_filters=num_filters)
+        self.features, self.cutoff = features, cutoff
+        self.basis = RadialBasis(num_basis, cutoff, kind=kind, envelope="none", trainable=trainable_basis)
+        self.filter = mlp([num_basis, num_filters, num_filters], ShiftedSoftplus)
+        self.input = nn.Linear(features, num_filters, bias=False)
+        self.output = nn.Linear(num_filters, features)
+        for layer in (self.filter[0], self.filter[2], self.input, self.output):
+            assert isinstance(layer, nn.Linear)
+            xavier(layer)
+
+    def forward(self, h: Tensor, d: Tensor, nb: Neighbors) -> Tensor:
+        """One convolution.
+
+        Args:
+            h: (N, features).
+            d: (E,) Å, distances of the edges of `nb`; those beyond the cutoff contribute nothing.
+            nb: graph.
+
+        Returns:
+            (N, features).
+
+        Raises:
+            ValueError: `h` of another shape.
+        """
+        check_features("h", h, nb.num_nodes, self.features)
+        weights = self.filter(self.basis(d)) * cosine_cutoff(d, self.cutoff)
+        messages = gather_senders(self.input(h), nb) * weights
+        out: Tensor = self.output(segment_sum(messages, nb.row_ptr))
+        return out

@@ -1,0 +1,212 @@
+"""A potential: a network with what turns its output into energies - reference energies, scale and unit - in one file."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from symkern.neighbors import Neighbors
+from symkern.nn.basic import check_positive
+from symkern.ops.segment_sum import segment_sum
+from symkern.units import check_energy_unit
+
+if TYPE_CHECKING:
+    from symkern.data import Dataset
+
+_FORMAT, _VERSION = "symkern potential", 1
+_ELEMENTS = 119
+
+
+class PotentialError(ValueError):
+    """A file that holds no potential; the message names it and says why."""
+
+
+class Potential(nn.Module):
+    """E = sum_i reference(z_i) + scale * model(...), in `energy_unit`.
+
+    Networks learn numbers around 1; total energies are thousands of times larger and mostly a sum over elements.
+    The sum is taken in fp64, since fp32 resolves -97,000 kcal/mol only to 0.01. Called as the model is.
+
+    Args:
+        model: a network of `symkern.models` with one output.
+        references: energy of each element (atomic number to energy); elements not listed are refused, and without a
+            list nothing is added.
+        scale: unit of the network's output.
+        energy_unit: "eV", "Ha", "kcal/mol" or another of `symkern.units`. Lengths are Å.
+
+    Attributes:
+        config: all that is not a weight, as plain values.
+
+    Raises:
+        ValueError: a scale that is not positive, a reference that is not finite, an unknown unit.
+    """
+
+    table: Tensor | None
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        references: Mapping[int, float] | None = None,
+        scale: float = 1.0,
+        energy_unit: str = "eV",
+    ) -> None:
+        super().__init__()
+        check_positive(scale=scale)
+        check_energy_unit(energy_unit, "energy_unit")
+        for z, energy in (references or {}).items():
+            if not 1 <= z < _ELEMENTS or not math.isfinite(energy):
+                raise ValueError(f"references must map atomic numbers to finite energies, got {z}: {energy}")
+        self.model, self.scale, self.energy_unit = model, float(scale), energy_unit
+        self.references = None if references is None else {int(z): float(e) for z, e in sorted(references.items())}
+        self.register_buffer("table", self._table(), persistent=False)
+
+    @property
+    def cutoff(self) -> float:
+        """Å."""
+        return float(self.model.cutoff)  # type: ignore[arg-type]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {
+            "model": type(self.model).__name__,
+            "model_config": dict(self.model.config),  # type: ignore[arg-type]
+            "references": self.references,
+            "scale": self.scale,
+            "energy_unit": self.energy_unit,
+        }
+
+    def forward(
+        self,
+        z: Tensor,
+        pos: Tensor,
+        batch: Tensor | None = None,
+        *,
+        cell: Tensor | None = None,
+        pbc: Tensor | None = None,
+        nb: Neighbors | None = None,
+    ) -> Tensor:
+        """(B, 1) float64 energies in `energy_unit`; arguments and errors as of the model.
+
+        Raises:
+            ValueError: also for an element without a reference energy.
+        """
+        energy = self.scale * self.model(z, pos, batch, cell=cell, pbc=pbc, nb=nb).double()
+        if energy.dim() != 2 or energy.shape[1] != 1:
+            raise ValueError(f"model must have one output, (B, 1), got {tuple(energy.shape)}")
+        if self.table is None:
+            return energy
+        own = self.table[z]
+        if not torch.compiler.is_compiling() and not own.is_cuda and not bool(own.isfinite().all()):
+            missing = sorted(set(z[~own.isfinite()].tolist()))
+            known = list(self.references or {})
+            raise ValueError(f"z holds elements without a reference energy: {missing}; known: {known}")
+        owner = torch.zeros_like(z) if batch is None else batch
+        ptr = torch.searchsorted(owner, torch.arange(len(energy) + 1, device=z.device))
+        return energy + segment_sum(own.unsqueeze(1), ptr)
+
+    @classmethod
+    def fit(cls, model: nn.Module, dataset: Dataset, *, references: Mapping[int, float] | None = None) -> Potential:
+        """A potential normalised for a training set.
+
+        Reference energies are the least-squares fit of the energies by composition (the shortest solution where
+        compositions are linearly dependent, as for frames of one molecule). The scale is the root mean square of the
+        force components, so that the network's forces are of order 1 / Å; without forces it is the standard deviation
+        of the energies left.
+
+        Args:
+            dataset: with energies, and with forces if there are any; its unit becomes that of the potential.
+            references: use these instead of a fit.
+
+        Raises:
+            ValueError: an empty dataset, or one without energies.
+        """
+        energy, forces = dataset.per_structure.get("energy"), dataset.per_atom.get("forces")
+        if energy is None or not len(energy):
+            raise ValueError("dataset must hold at least one energy to fit reference energies")
+        elements, column = torch.unique(dataset.z, return_inverse=True)
+        owner = torch.repeat_interleave(torch.arange(len(energy)), dataset.ptr.diff())
+        counts = torch.zeros(len(energy), len(elements), dtype=torch.float64)
+        counts.index_put_((owner, column), torch.ones(len(column), dtype=torch.float64), accumulate=True)
+        if references is None:
+            found = torch.linalg.lstsq(counts, energy.double().unsqueeze(1), driver="gelsd").solution.squeeze(1)
+            references = dict(zip(elements.tolist(), found.tolist(), strict=True))
+        missing = [z for z in elements.tolist() if z not in references]
+        if missing:
+            raise ValueError(f"references must hold every element of the dataset, missing: {missing}")
+        left = energy.double() - counts @ torch.tensor([references[z] for z in elements.tolist()], dtype=torch.float64)
+        spread = forces.double().square().mean().sqrt() if forces is not None else left.std(correction=0)
+        scale = float(spread) if spread > 0 else 1.0
+        return cls(model, references=references, scale=scale, energy_unit=dataset.energy_unit)
+
+    def save(self, path: Path | str) -> None:
+        """Write weights and settings to one file, which `load_potential` reads on any machine. Written in one piece.
+
+        Raises:
+            OSError: `path` cannot be written to.
+        """
+        content = {"format": _FORMAT, "version": _VERSION, **self.config, "state": self.model.state_dict()}
+        path = Path(path)
+        partial = path.with_name(path.name + ".partial")
+        torch.save(content, partial)
+        os.replace(partial, path)
+
+    def _table(self) -> Tensor | None:
+        if self.references is None:
+            return None
+        table = torch.full((_ELEMENTS,), math.nan, dtype=torch.float64)
+        for z, energy in self.references.items():
+            table[z] = energy
+        return table
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Potential:
+        super()._apply(fn, recurse)
+        if self.table is not None:  # module.float() and module.half() must not round the energies
+            table = self._table()
+            assert table is not None
+            self.table = table.to(self.table.device)
+        return self
+
+    def extra_repr(self) -> str:
+        return f"scale={self.scale:g} {self.energy_unit}, elements={list(self.references or {})}"
+
+
+def load_potential(path: Path | str, *, device: torch.device | str = "cpu") -> Potential:
+    """The potential that `Potential.save` wrote. Nothing in the file is executed.
+
+    Raises:
+        FileNotFoundError: no such file.
+        PotentialError: a damaged or truncated file, one of another kind or of a later version, an unknown model,
+            weights that do not fit.
+    """
+    from symkern import models
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch, zipfile and pickle raise a dozen kinds
+        reason = " ".join(str(error).split()) or "no reason given"
+        raise PotentialError(f"{path}: not a readable potential ({type(error).__name__}: {reason[:300]})") from error
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise PotentialError(f"{path}: holds no potential (Potential.save writes them)")
+    if content["version"] > _VERSION:
+        raise PotentialError(f"{path}: written by a later symkern (format {content['version']}, known: {_VERSION})")
+    name = content.get("model")
+    if name not in models.__all__:
+        raise PotentialError(f"{path}: unknown model {name!r}, known: {', '.join(models.__all__)}")
+    try:
+        model = getattr(models, name)(**content["model_config"])
+        first = next(iter(content["state"].values()))
+        model.to(first.dtype).load_state_dict(content["state"])
+        settings = {key: content[key] for key in ("references", "scale", "energy_unit")}
+        return Potential(model, **settings).to(device)
+    except (KeyError, TypeError, ValueError, RuntimeError, StopIteration, AttributeError) as error:
+        raise PotentialError(f"{path}: settings and weights do not fit ({type(error).__name__}: {error})") from error
