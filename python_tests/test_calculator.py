@@ -15,7 +15,7 @@ from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_s
 from ase.md.verlet import VelocityVerlet
 
 import symkern as sk
-from symkern.models import SchNet
+from symkern.models import EGNN, SchNet
 from symkern.units import ENERGY_IN_EV
 
 
@@ -54,7 +54,7 @@ def test_units() -> None:
 
 @pytest.mark.parametrize("periodic", [False, True])
 def test_energy_is_conserved(periodic: bool) -> None:
-    """NVE: the error of velocity Verlet shrinks with the square of the time step, so the forces are those of the energy."""
+    """NVE: the error of velocity Verlet shrinks with the square of the time step, as with true forces it must."""
     drifts = []
     for step, steps in ((1.0, 100), (0.5, 200)):
         atoms = crystal() if periodic else ase.build.molecule("H2O")
@@ -94,6 +94,14 @@ def test_model_is_left_alone(tmp_path: Path) -> None:
     other = ase.build.molecule("H2O")
     other.calc = sk.Calculator(tmp_path / "water.pt", dtype=torch.float64)
     assert other.get_potential_energy() == atoms.get_potential_energy()
+
+
+def test_model_without_a_cutoff() -> None:
+    torch.manual_seed(0)
+    atoms = ase.build.molecule("CH4")
+    atoms.calc = sk.Calculator(EGNN(1, 8, 2, cutoff=None).double(), energy_unit="Ha")
+    assert atoms.calc.neighbors is None
+    np.testing.assert_allclose(atoms.get_forces(), calculate_numerical_forces(atoms, eps=1e-4), atol=1e-6)
 
 
 def test_slab_with_two_periodic_directions() -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
+import ase.db
 import ase.io
 import numpy as np
 import pytest
@@ -247,3 +250,47 @@ def test_atoms_are_compared_to_what_was_written(tmp_path):
     found = data.read(tmp_path / "frames.traj")
     np.testing.assert_array_equal(found.positions, np.concatenate([atoms.positions for atoms in frames]))
     assert found.names == ("HHe 0", "HHe 1", "HHe 2")
+
+
+def test_trajectories_keep_their_cells(tmp_path):
+    cells = RNG.random((3, 3, 3)) + 3 * np.eye(3)
+    arrays = {"z": np.array([1, 8]), "train_pos": RNG.random((3, 2, 3)), "test_pos": RNG.random((2, 2, 3))}
+    found = data.read(write(tmp_path / "md.npz", {**arrays, "train_cell": cells}))
+    np.testing.assert_array_equal(found.cell, [*np.zeros((2, 3, 3)), *cells])
+    assert found.pbc.all(1).tolist() == [False, False, True, True, True]
+    shared = {**arrays, "cell": 4 * np.eye(3), "pbc": np.array([True, False, True])}
+    found = data.read(write(tmp_path / "md.npz", shared))
+    np.testing.assert_array_equal(found.cell, [4 * np.eye(3)] * 5)
+    assert found.pbc.tolist() == [[True, False, True]] * 5
+    with pytest.raises(DataError, match=r"train_cell to be floats of shape \(3, 3, 3\)"):
+        data.read(write(tmp_path / "md.npz", {**arrays, "train_cell": cells[:2]}))
+
+
+@pytest.mark.parametrize("suffix", ["db", "json"])
+def test_databases(tmp_path, suffix):
+    with ase.db.connect(tmp_path / f"rows.{suffix}") as database:
+        for name in ("H2O", "CH4"):
+            database.write(molecule(name), data={"x": [1.0]})
+    found = data.read(tmp_path / f"rows.{suffix}")
+    assert found.ptr.tolist() == [0, 3, 8]
+    assert data.find(tmp_path) == [tmp_path / f"rows.{suffix}"]
+
+
+def test_an_empty_database_stays_empty(tmp_path):
+    """ASE alone would write its tables into it."""
+    (tmp_path / "empty.db").touch()
+    with pytest.raises(DataError, match=r"empty\.db: ASE cannot read it \(not an SQLite database"):
+        data.read(tmp_path / "empty.db")
+    assert not (tmp_path / "empty.db").read_bytes()
+
+
+def test_names_and_odd_file_names(tmp_path):
+    water = molecule("H2O")
+    water.info["name"] = "ice"
+    ase.io.write(tmp_path / "a@1.extxyz", [molecule("CH4"), water], format="extxyz")
+    assert data.read(tmp_path / "a@1.extxyz").names == ("CH4 0", "ice")
+
+
+def test_reading_structures_needs_neither_torch_nor_ase():
+    code = "import sys; from symkern import data; data.find(); assert not {'torch', 'ase'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

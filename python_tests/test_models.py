@@ -18,6 +18,7 @@ Builder = Callable[[], nn.Module]
 MODELS: dict[str, Builder] = {
     "SchNet": lambda: SchNet(2, 16, 12, 2, 8, 3.0),
     "EGNN": lambda: EGNN(2, 16, 2, cutoff=3.0, attention=True, tanh=True),
+    "EGNN basis": lambda: EGNN(1, 8, 2, cutoff=3.0, num_basis=6),
     "EGNN fixed coordinates": lambda: EGNN(1, 8, 2, cutoff=3.0, update_coordinates=False, residual=False),
     "DimeNet++": lambda: DimeNetPlusPlus(2, 8, 2, 8, 4, 8, 3, 4, cutoff=3.0),
     "SchNet mean": lambda: SchNet(1, 8, 8, 1, 6, 3.0, readout="mean", kind="bessel", trainable_basis=True),
@@ -44,7 +45,9 @@ def batch_of(structures: list[Any]) -> dict[str, Tensor]:
     rng = np.random.default_rng(0)
     return {
         "z": torch.tensor(np.concatenate([a.numbers for a in structures]), dtype=torch.int64),
-        "pos": torch.tensor(np.concatenate([a.positions + rng.normal(scale=0.05, size=(len(a), 3)) for a in structures])),
+        "pos": torch.tensor(
+            np.concatenate([a.positions + rng.normal(scale=0.05, size=(len(a), 3)) for a in structures])
+        ),
         "batch": torch.repeat_interleave(torch.arange(len(structures)), torch.tensor([len(a) for a in structures])),
     }
 
@@ -247,4 +250,3 @@ def test_bad_input(model: nn.Module, molecules: dict[str, Tensor]) -> None:
     refuse(ValueError, "nb must have the structures of batch", nb=sk.neighbor_list(molecules["pos"], 2.0))
     batched = sk.neighbor_list(molecules["pos"], 2.0, batch=molecules["batch"])
     refuse(ValueError, "batch must be given", nb=batched, batch=None)
-

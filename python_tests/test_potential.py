@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def test_fit_recovers_reference_energies() -> None:
     z = torch.tensor([1, 6, 8])[torch.randint(0, 3, (int(ptr[-1]),), generator=generator)]
     true = {1: -300.0, 6: -24_000.0, 8: -47_000.0}
     energy = torch.tensor(
-        [sum(true[int(k)] for k in z[a:b]) for a, b in zip(ptr[:-1], ptr[1:], strict=True)], dtype=torch.float64
+        [sum(true[int(k)] for k in z[a:b]) for a, b in itertools.pairwise(ptr.tolist())], dtype=torch.float64
     )
     noise = torch.randn(40, generator=generator, dtype=torch.float64)
     forces = 3.0 * torch.ones(int(ptr[-1]), 3)
@@ -115,7 +116,7 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(3)}, path)
     with pytest.raises(PotentialError, match="holds no potential"):
         sk.load_potential(path)
-    with pytest.raises(PotentialError, match="unknown model 'Evil', known: .*SchNet"):
+    with pytest.raises(PotentialError, match=r"unknown model 'Evil', known: .*SchNet"):
         sk.load_potential(_save(path, model="Evil"))
     with pytest.raises(PotentialError, match="later symkern"):
         sk.load_potential(_save(path, version=99))

@@ -30,7 +30,7 @@ _EXPORTS = {
     "load_potential": "symkern.potential",
     "Calculator": "symkern.calculator",
 }
-_MODULES = {"data", "host", "models", "nn", "ops", "testing", "training"}
+_MODULES = {"data", "host", "models", "nn", "ops", "testing", "training", "units"}
 
 __all__ = ["__version__", *sorted(_EXPORTS), *sorted(_MODULES)]
 
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from symkern import ops as ops
     from symkern import testing as testing
     from symkern import training as training
+    from symkern import units as units
     from symkern.calculator import Calculator as Calculator
     from symkern.energy import energy_and_forces as energy_and_forces
     from symkern.neighbors import Neighbors as Neighbors

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, cast
 
 import torch
 from ase import Atoms
@@ -19,7 +20,7 @@ from symkern.units import energy_factor
 from symkern.verlet import VerletList
 
 
-class Calculator(ase_calculator.Calculator):  # type: ignore[misc]
+class Calculator(ase_calculator.Calculator):
     """Energies (eV), forces (eV/Å) and stress (eV/Å^3, ASE's sign and order) of a model.
 
     The neighbor list is reused until an atom has moved by half the skin. In long runs of fp32 models the energy
@@ -37,7 +38,7 @@ class Calculator(ase_calculator.Calculator):  # type: ignore[misc]
         PotentialError, FileNotFoundError: as `load_potential`.
     """
 
-    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "stress"]
+    implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012  (as ASE declares it)
 
     def __init__(
         self,
@@ -48,7 +49,7 @@ class Calculator(ase_calculator.Calculator):  # type: ignore[misc]
         dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         if not isinstance(model, nn.Module):
             model = load_potential(model)
         unit = energy_unit or (model.energy_unit if isinstance(model, Potential) else None)
@@ -59,9 +60,9 @@ class Calculator(ase_calculator.Calculator):  # type: ignore[misc]
         self.device = torch.device(device)
         # a copy: the caller may go on training the model
         self.model = copy.deepcopy(model).to(device=self.device, dtype=self.dtype).eval().requires_grad_(False)
-        # a model without a cutoff makes its own graph
-        cutoff = getattr(model, "cutoff", None)
-        self.neighbors = None if cutoff is None else VerletList(cutoff, skin)
+        # a model without a finite cutoff makes its own graph
+        cutoff = getattr(model, "cutoff", math.inf)
+        self.neighbors = VerletList(cutoff, skin) if cutoff < math.inf else None
 
     def calculate(
         self,
@@ -75,8 +76,8 @@ class Calculator(ase_calculator.Calculator):  # type: ignore[misc]
             PropertyNotImplementedError: the stress of atoms whose cell has no volume.
             ValueError: what the model raises.
         """
-        super().calculate(atoms, properties, system_changes)
-        atoms = self.atoms
+        super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
+        atoms = cast(Atoms, self.atoms)
         stress = "stress" in properties
         if stress and atoms.cell.rank < 3:
             raise ase_calculator.PropertyNotImplementedError("stress needs a cell with three lattice vectors")

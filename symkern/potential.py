@@ -1,4 +1,4 @@
-"""A potential: a network with what turns its output into energies - reference energies, scale and unit - in one file."""
+"""A potential: a network with what turns its output into energies: references, scale and unit, in one file."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Potential(nn.Module):
         Raises:
             ValueError: also for an element without a reference energy.
         """
-        energy = self.scale * self.model(z, pos, batch, cell=cell, pbc=pbc, nb=nb).double()
+        energy: Tensor = self.scale * self.model(z, pos, batch, cell=cell, pbc=pbc, nb=nb).double()
         if energy.dim() != 2 or energy.shape[1] != 1:
             raise ValueError(f"model must have one output, (B, 1), got {tuple(energy.shape)}")
         if self.table is None:
@@ -109,7 +109,8 @@ class Potential(nn.Module):
             raise ValueError(f"z holds elements without a reference energy: {missing}; known: {known}")
         owner = torch.zeros_like(z) if batch is None else batch
         ptr = torch.searchsorted(owner, torch.arange(len(energy) + 1, device=z.device))
-        return energy + segment_sum(own.unsqueeze(1), ptr)
+        total: Tensor = energy + segment_sum(own.unsqueeze(1), ptr)
+        return total
 
     @classmethod
     def fit(cls, model: nn.Module, dataset: Dataset, *, references: Mapping[int, float] | None = None) -> Potential:
@@ -125,11 +126,15 @@ class Potential(nn.Module):
             references: use these instead of a fit.
 
         Raises:
-            ValueError: an empty dataset, or one without energies.
+            ValueError: an empty dataset, one without energies or without their unit, an element missing in `references`.
         """
         energy, forces = dataset.per_structure.get("energy"), dataset.per_atom.get("forces")
         if energy is None or not len(energy):
             raise ValueError("dataset must hold at least one energy to fit reference energies")
+        if dataset.energy_unit is None:
+            raise ValueError(
+                "dataset must state its energy_unit, for example Dataset.read(path, energy_unit='kcal/mol')"
+            )
         elements, column = torch.unique(dataset.z, return_inverse=True)
         owner = torch.repeat_interleave(torch.arange(len(energy)), dataset.ptr.diff())
         counts = torch.zeros(len(energy), len(elements), dtype=torch.float64)
@@ -166,7 +171,7 @@ class Potential(nn.Module):
         return table
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Potential:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.table is not None:  # module.float() and module.half() must not round the energies
             table = self._table()
             assert table is not None

@@ -44,7 +44,9 @@ def graph_of(
     if nb is None:
         return neighbor_list(pos.detach(), cutoff, batch=batch, cell=None if cell is None else cell.detach(), pbc=pbc)
     if not isinstance(nb, Neighbors):
-        raise TypeError(f"nb must be symkern.Neighbors, got {type(nb)}; for an edge_index use Neighbors.from_edge_index")
+        raise TypeError(
+            f"nb must be symkern.Neighbors, got {type(nb)}; for an edge_index use Neighbors.from_edge_index"
+        )
     if nb.num_nodes != len(z):
         raise ValueError(f"nb must be a graph of the {len(z)} atoms of z, got one of {nb.num_nodes}")
     if batch is not None:

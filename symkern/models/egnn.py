@@ -15,7 +15,7 @@ from symkern.models._graph import _require, graph_of
 from symkern.neighbors import Neighbors
 from symkern.nn.basic import check_choice, check_positive, mlp
 from symkern.nn.egnn import EGNNLayer
-from symkern.nn.radial import cosine_cutoff
+from symkern.nn.radial import RadialBasis, cosine_cutoff
 from symkern.ops.edge_vectors import edge_vectors
 from symkern.ops.safe_norm import safe_norm
 from symkern.ops.segment_sum import segment_mean, segment_sum
@@ -37,6 +37,10 @@ class EGNN(nn.Module):
             molecules; for periodic structures it is an error.
         smooth: multiply each edge by the cosine cutoff of its length in the input, which makes energies and forces
             continuous; the paper has no such factor. No effect without a cutoff.
+        num_basis: functions of a radial basis of each edge's length in the input, which every layer gets as further edge
+            attributes; 0 for none, as in the paper. Forces of vibrating molecules need it: |x_i - x_j|^2 alone resolves
+            bonds poorly. Needs a cutoff.
+        kind: radial basis, see `symkern.radial_basis`.
         edge_attr, attention, normalize, tanh, aggregation, update_coordinates, velocity, residual: see `EGNNLayer`.
             Forces that are to be the derivative of an energy need normalize=False, and aggregation="sum" to be
             continuous.
@@ -58,6 +62,8 @@ class EGNN(nn.Module):
         *,
         cutoff: float | None = 5.0,
         smooth: bool = True,
+        num_basis: int = 0,
+        kind: str = "gaussian",
         edge_attr: int = 0,
         attention: bool = False,
         normalize: bool = False,
@@ -75,6 +81,8 @@ class EGNN(nn.Module):
         check_positive(out=out, hidden=hidden, num_layers=num_layers)
         if cutoff is not None:
             check_positive(cutoff=cutoff)
+        if num_basis and cutoff is None:
+            raise ValueError("num_basis needs a cutoff, which the radial basis ends at")
         check_choice("decoder", decoder, ("mlp", "linear", "structure"))
         check_choice("readout", readout, ("sum", "mean"))
         layer_options: dict[str, Any] = {
@@ -94,6 +102,8 @@ class EGNN(nn.Module):
             "num_layers": num_layers,
             "cutoff": cutoff,
             "smooth": smooth,
+            "num_basis": num_basis,
+            "kind": kind,
             **layer_options,
             "decoder": decoder,
             "readout": readout,
@@ -103,6 +113,8 @@ class EGNN(nn.Module):
         self.register_buffer("_known", _known(elements), persistent=False)
         self.embedding = nn.Embedding(_LARGEST_Z + 1, hidden, padding_idx=0)
         self.attributes = nn.Embedding(_LARGEST_Z + 1, node_attr, padding_idx=0) if node_attr else None
+        self.basis = RadialBasis(num_basis, float(cutoff), kind=kind, envelope="none") if num_basis and cutoff else None
+        layer_options["edge_attr"] += num_basis
         self.layers = nn.ModuleList(EGNNLayer(hidden, **layer_options) for _ in range(num_layers))
         if decoder == "structure":
             self.node_dec: nn.Module = mlp([hidden, hidden, hidden], nn.SiLU)
@@ -140,8 +152,8 @@ class EGNN(nn.Module):
         Raises:
             TypeError, ValueError: arguments that do not fit, an atomic number that the model does not know.
         """
-        nb_, weight = self._graph(z, pos, batch, cell, pbc, nb, edge_attr)
-        h, _ = self._layers(z, pos, cell, nb_, weight, edge_attr, v)
+        nb_, weight, attributes = self._graph(z, pos, batch, cell, pbc, nb, edge_attr)
+        h, _ = self._layers(z, pos, cell, nb_, weight, attributes, v)
         pooled = (segment_sum if self.readout == "sum" else segment_mean)(self.node_dec(h).to(h.dtype), nb_.ptr)
         out: Tensor = self.graph_dec(pooled)
         return out
@@ -163,8 +175,8 @@ class EGNN(nn.Module):
         Returns:
             h (N, hidden), invariant; x (N, 3) Å. ``x - pos`` is a predicted vector per atom.
         """
-        nb_, weight = self._graph(z, pos, batch, cell, pbc, nb, edge_attr)
-        return self._layers(z, pos, cell, nb_, weight, edge_attr, v)
+        nb_, weight, attributes = self._graph(z, pos, batch, cell, pbc, nb, edge_attr)
+        return self._layers(z, pos, cell, nb_, weight, attributes, v)
 
     def _graph(
         self,
@@ -175,8 +187,8 @@ class EGNN(nn.Module):
         pbc: Tensor | None,
         nb: Neighbors | None,
         edge_attr: Tensor | None,
-    ) -> tuple[Neighbors, Tensor | None]:
-        """The graph and the weights of its edges; no weights where all are 1."""
+    ) -> tuple[Neighbors, Tensor | None, Tensor | None]:
+        """The graph, the weights of its edges (None where all are 1) and their attributes (None if there are none)."""
         if edge_attr is not None and nb is None:
             raise ValueError("nb must be given with edge_attr: they follow the order of its edges")
         given = nb is not None
@@ -187,10 +199,16 @@ class EGNN(nn.Module):
         _require(lambda: known[z].all(), z, lambda: f"z must hold only the elements {self.config['elements']}")
         if pos.dtype != self.embedding.weight.dtype:
             raise ValueError(f"pos must be {self.embedding.weight.dtype}, as the parameters are, got {pos.dtype}")
-        if self.cutoff == math.inf or not (self.smooth or given):
-            return nb, None
+        weighted = self.cutoff != math.inf and (self.smooth or given)
+        if not weighted and self.basis is None:
+            return nb, None, edge_attr
         d = safe_norm(edge_vectors(pos, nb, cell))
-        return nb, cosine_cutoff(d, self.cutoff).squeeze(1) if self.smooth else (d < self.cutoff).to(d.dtype)
+        if self.basis is not None:
+            expanded = self.basis(d)
+            edge_attr = expanded if edge_attr is None else torch.cat([edge_attr, expanded], 1)
+        if not weighted:
+            return nb, None, edge_attr
+        return nb, cosine_cutoff(d, self.cutoff).squeeze(1) if self.smooth else (d < self.cutoff).to(d.dtype), edge_attr
 
     def _layers(
         self,

@@ -146,8 +146,9 @@ class SchNet(nn.Module):
             readout=readout,
             atom_offsets="atomref.weight" in state,
         )
+        model = model.to(state["lin2.weight"].dtype)
         model.load_state_dict(_renamed(state, module))
-        return model.to(state["lin2.weight"].dtype)
+        return model
 
 
 class Interaction(nn.Module):
@@ -176,7 +177,7 @@ _NAMES = {
 
 
 def _renamed(state: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
-    """PyG's parameters under our names; its scaling of the atoms' outputs (mean, std, scale) goes into the last layer."""
+    """PyG's parameters under our names; its scaling of the outputs (mean, std, scale) goes into the last layer."""
     found: dict[str, Tensor] = {"embedding.weight": state["embedding.weight"]}
     for key, value in state.items():
         if key.startswith("interactions."):

@@ -32,7 +32,7 @@ def gather_receivers(h: Tensor, nb: Neighbors) -> Tensor:
 
 def gather(h: Tensor, index: Tensor, order: Tensor, ptr: Tensor) -> Tensor:
     """h[index], where ``index[order]`` is sorted and the value n stands at ``ptr[n] .. ptr[n + 1]`` of it."""
-    out: Tensor = _Gather.apply(h, index, order, ptr)
+    out: Tensor = _Gather.apply(h, index, order, ptr)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -44,7 +44,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _Scatter.apply(grad, *ctx.saved_tensors), None, None, None
+        return _Scatter.apply(grad, *ctx.saved_tensors), None, None, None  # type: ignore[no-untyped-call]
 
 
 class _Scatter(torch.autograd.Function):

@@ -39,7 +39,8 @@ class RadialBasis(nn.Module):
     ) -> None:
         super().__init__()
         check_positive(num_basis=num_basis, cutoff=cutoff)
-        self.num_basis, self.cutoff, self.kind, self.envelope, self.exponent = num_basis, cutoff, kind, envelope, exponent
+        self.num_basis, self.cutoff = num_basis, cutoff
+        self.kind, self.envelope, self.exponent = kind, envelope, exponent
         radial_basis(torch.zeros(0), cutoff, num_basis, kind=kind, envelope=envelope, exponent=exponent)  # its checks
         start = defaults(cutoff, num_basis, kind) if trainable else {}
         for name in ("centers", "gamma", "frequencies"):

@@ -18,7 +18,7 @@ def segment_sum(values: Tensor, row_ptr: Tensor) -> Tensor:
     any number of threads, and gradients are deterministic.
 
     Args:
-        values: (E, ...) float32 or float64. Rows from row_ptr[-1] on are padding: they contribute nothing and get zero
+        values: (E, ...) float32, float64, float16 or bfloat16; the latter two are summed as float32. Rows from row_ptr[-1] on are padding: they contribute nothing and get zero
             gradient.
         row_ptr: (N + 1,) int64, rising from 0 to at most E, such as `Neighbors.row_ptr` or `Neighbors.ptr`.
 
@@ -41,8 +41,10 @@ def _segments(values: Tensor, row_ptr: Tensor, mean: bool) -> Tensor:
     if values.dim() < 1:
         raise ValueError(f"values must have shape (E, ...), got {tuple(values.shape)}")
     tail = values.shape[1:]
-    flat: Tensor = torch.ops.symkern.segment_sum.default(values.reshape(values.shape[0], tail.numel()), row_ptr, mean)
-    return flat.reshape(flat.shape[0], *tail)
+    rows = values.reshape(values.shape[0], tail.numel())
+    wide = rows.float() if values.dtype in (torch.float16, torch.bfloat16) else rows
+    flat: Tensor = torch.ops.symkern.segment_sum.default(wide, row_ptr, mean)
+    return flat.reshape(flat.shape[0], *tail).to(values.dtype)
 
 
 def reference(values: Tensor, row_ptr: Tensor) -> Tensor:
