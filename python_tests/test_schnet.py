@@ -135,11 +135,7 @@ def test_small_parts() -> None:
     torch.testing.assert_close(ShiftedSoftplus()(x), torch.log(0.5 * x.exp() + 0.5), rtol=1e-12, atol=1e-8)
     d = torch.tensor([0.0, 1.0, 2.0, 3.0])
     torch.testing.assert_close(cosine_cutoff(d, 2.0), torch.tensor([[1.0], [0.5], [0.0], [0.0]]))
-    assert [type(layer).__name__ for layer in mlp([3, 4, 5], ShiftedSoftplus)] == [
-        "Linear",
-        "ShiftedSoftplus",
-        "Linear",
-    ]
+    assert [type(layer) for layer in mlp([3, 4, 5], ShiftedSoftplus)] == [nn.Linear, ShiftedSoftplus, nn.Linear]
     with pytest.raises(ValueError, match="at least an input and an output width"):
         mlp([3], ShiftedSoftplus)
 

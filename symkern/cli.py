@@ -53,9 +53,10 @@ def _demo(parser: argparse.ArgumentParser) -> Run:
         from symkern.demo import run as demo
 
         try:
-            files = data.load(args.data)
+            paths = data.find(args.data)
+            files = [data.read(path) for path in paths]
             args.out.mkdir(parents=True, exist_ok=True)
-            return demo.run(files, args.out, quick=args.quick)
+            return demo.run(files, args.out, paths=paths, quick=args.quick)
         except data.DataError as error:
             parser.error(str(error))
         except OSError as error:
@@ -83,11 +84,76 @@ def _bench(parser: argparse.ArgumentParser) -> Run:
     return run
 
 
+def _train(parser: argparse.ArgumentParser) -> Run:
+    """train a potential on energies and forces; several processes: torchrun --nproc-per-node N -m symkern train ..."""
+    add = parser.add_argument
+    add("file", type=Path, metavar="FILE", help=".npz, extended XYZ, an ASE database, or what else ASE reads")
+    add("--out", type=Path, metavar="DIR", required=True, help="where potential.pt and the logs go")
+    add("--test", type=Path, metavar="FILE", help="test on this file instead of a part of FILE")
+    add("--split", metavar="NAME", help="which frames of an archive: train for the arrays train_pos, train_energy, ...")
+    add("--test-split", metavar="NAME", help="test on these frames of the archive")
+    add("--energy", metavar="KEY", help="name of the energies in the file, if it is not energy")
+    add("--forces", metavar="KEY", help="name of the forces in the file, if it is not forces")
+    add("--energy-unit", metavar="UNIT", help="eV, Ha, kcal/mol ...; needed where the file does not say")
+    add(
+        "--sizes", nargs="+", default=["0.8", "0.1", "0.1"], help="training, validation, test: fractions, numbers, rest"
+    )
+    add("--model", choices=("schnet", "egnn", "dimenet++"), default="schnet", help="default: %(default)s")
+    add("--hidden", type=int, default=64, help="features per atom, default: %(default)s")
+    add("--layers", type=int, default=4, help="default: %(default)s")
+    add("--cutoff", type=float, default=5.0, help="Å, default: %(default)s")
+    add("--epochs", type=int, default=200, help="default: %(default)s")
+    add("--batch-size", type=int, default=10, help="default: %(default)s")
+    add("--learning-rate", type=float, default=1e-3, help="falls to 1e-6 as a cosine, default: %(default)s")
+    add("--energy-weight", type=float, default=0.01, help="default: %(default)s")
+    add("--forces-weight", type=float, default=1.0, help="default: %(default)s")
+    add("--patience", type=int, metavar="N", help="stop after N validations without improvement")
+    add("--precision", choices=("fp32", "fp64", "bf16", "fp16"), default="fp32", help="default: %(default)s")
+    add("--seed", type=int, default=0, help="default: %(default)s")
+    add("--device", default="cpu", help="default: %(default)s")
+    add("--resume", action="store_true", help="continue the run in DIR")
+
+    def run(args: argparse.Namespace) -> int:
+        from symkern.training import command
+
+        return command.run(args, parser.error)
+
+    return run
+
+
+def _reproduce(parser: argparse.ArgumentParser) -> Run:
+    """rerun a published result and put it beside ours"""
+    parser.add_argument("name", metavar="NAME", help="rmd17-ethanol")
+    parser.add_argument("--data", type=Path, metavar="PATH", help="file or folder of the data (default: SYMKERN_DATA)")
+    parser.add_argument("--out", type=Path, metavar="DIR", default=Path("symkern_results"), help="default: %(default)s")
+    parser.add_argument("--quick", action="store_true", help="minutes instead of hours; marked as reduced")
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each model, default: %(default)s")
+    parser.add_argument("--device", default="cpu", help="default: %(default)s")
+
+    def run(args: argparse.Namespace) -> int:
+        from symkern import experiments
+        from symkern.data import DataError
+        from symkern.experiments import record
+
+        try:
+            experiment = experiments.load(args.name)
+            args.out.mkdir(parents=True, exist_ok=True)
+            content = experiment(args.data, args.out, quick=args.quick, seeds=args.seeds, device=args.device)
+        except (DataError, OSError, ValueError) as error:
+            parser.error(str(error))
+        print(record.table(content))
+        return 0
+
+    return run
+
+
 # the one list of commands
 _COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Run]] = {
     "info": _info,
     "demo": _demo,
     "bench": _bench,
+    "train": _train,
+    "reproduce": _reproduce,
 }
 
 

@@ -126,7 +126,8 @@ class Potential(nn.Module):
             references: use these instead of a fit.
 
         Raises:
-            ValueError: an empty dataset, one without energies or without their unit, an element missing in `references`.
+            ValueError: an empty dataset, one without energies or without their unit, an element that the given
+                `references` lack.
         """
         energy, forces = dataset.per_structure.get("energy"), dataset.per_atom.get("forces")
         if energy is None or not len(energy):

@@ -14,13 +14,13 @@ from symkern.demo.results import Timing
 
 BLUE, ORANGE, GREY, GREEN = "#2563a8", "#d97706", "#94a3b8", "#0f766e"
 _COLORS = (BLUE, ORANGE, GREEN, "#9333ea", "#be123c", "#475569")
-_INK = "#334155"
+INK = "#334155"
 
 
 def timing_bars(timings: Sequence[Timing], threads: int) -> bytes:
     """Atoms per second of each system, symkern and ASE."""
     figure = Figure(figsize=(9, 0.9 + 0.62 * len(timings)))
-    axes = _styled(figure.add_subplot())
+    axes = styled(figure.add_subplot())
     at = np.arange(len(timings))[::-1]
     bars = [(f"symkern, {threads} threads", BLUE, [t.rate for t in timings])] if threads > 1 else []
     bars += [
@@ -44,7 +44,7 @@ def timing_bars(timings: Sequence[Timing], threads: int) -> bytes:
     axes.set_xlabel("atoms per second (more is better, logarithmic)")
     axes.set_ylim(-0.6, len(timings) - 0.4)
     axes.legend(loc="lower right", ncols=3, frameon=False, fontsize=8.5, bbox_to_anchor=(1, 1))
-    return _png(figure)
+    return png(figure)
 
 
 def radial_distribution(
@@ -52,7 +52,7 @@ def radial_distribution(
 ) -> bytes:
     """g(r) curves by label; the one named `faint` is drawn in the background."""
     figure = Figure(figsize=(7, 3.4))
-    axes = _styled(figure.add_subplot())
+    axes = styled(figure.add_subplot())
     colors = iter(_COLORS)
     for label, (r, g) in curves.items():
         if label == faint:
@@ -61,18 +61,18 @@ def radial_distribution(
             axes.plot(r, g, color=next(colors), lw=1.6, label=label)
     shown = max((g.max() for label, (_, g) in curves.items() if label != faint), default=1.0)
     axes.set_ylim(0, 1.2 * shown)
-    axes.axhline(1, color=_INK, lw=0.6, ls=":")
+    axes.axhline(1, color=INK, lw=0.6, ls=":")
     axes.set_xlabel(xlabel)
     axes.set_ylabel("g(r)")
     axes.set_xlim(0, max(r[-1] for r, _ in curves.values()))
     axes.legend(frameon=False, fontsize=8.5)
-    return _png(figure)
+    return png(figure)
 
 
 def neighbor_counts(counts: Mapping[str, NDArray[np.int64]], cutoff: float) -> bytes:
     """Histograms of the number of neighbors of an atom."""
     figure = Figure(figsize=(7, 3.0))
-    axes = _styled(figure.add_subplot())
+    axes = styled(figure.add_subplot())
     low, high = min(c.min() for c in counts.values()), max(c.max() for c in counts.values())
     edges = np.arange(low, high + 2) - 0.5
     for (label, values), color in zip(counts.items(), _COLORS, strict=False):
@@ -80,7 +80,7 @@ def neighbor_counts(counts: Mapping[str, NDArray[np.int64]], cutoff: float) -> b
     axes.set_xlabel(f"neighbors within {cutoff:g} Å")
     axes.set_ylabel("atoms")
     axes.legend(frameon=False, fontsize=8.5)
-    return _png(figure)
+    return png(figure)
 
 
 def energies(
@@ -88,7 +88,7 @@ def energies(
 ) -> bytes:
     """Energy along a trajectory, in meV per particle, with the steps at which the neighbor list was built."""
     figure = Figure(figsize=(7, 3.4))
-    axes = _styled(figure.add_subplot())
+    axes = styled(figure.add_subplot())
     at = np.arange(1, len(total) + 1) * dt / 1000
     for label, values, color in (
         ("kinetic", kinetic, ORANGE),
@@ -107,19 +107,19 @@ def energies(
         color=BLUE,
     )
     bottom = axes.get_ylim()[0]
-    axes.plot(at[list(builds)], np.full(len(builds), bottom), "|", color=_INK, ms=9, label="list built", clip_on=False)
+    axes.plot(at[list(builds)], np.full(len(builds), bottom), "|", color=INK, ms=9, label="list built", clip_on=False)
     axes.set_ylim(bottom)
     axes.set_xlabel("time / ps")
     axes.set_ylabel("energy / meV per particle")
     axes.legend(frameon=False, fontsize=8.5, ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.16))
-    return _png(figure)
+    return png(figure)
 
 
 def derivatives(pairs: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]) -> bytes:
     """Derivatives by backward against finite differences, and their differences; each quantity by its own maximum."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = (_styled(axes) for axes in figure.subplots(1, 2))
-    left.axline((0, 0), slope=1, color=_INK, lw=0.6)
+    left, right = (styled(axes) for axes in figure.subplots(1, 2))
+    left.axline((0, 0), slope=1, color=INK, lw=0.6)
     for k, ((label, (exact, finite)), color) in enumerate(zip(pairs.items(), _COLORS, strict=False)):
         scale = np.abs(finite).max()
         left.plot(finite / scale, exact / scale, "o", color=color, ms=3.5, mew=0, alpha=0.7, label=label, zorder=9 - k)
@@ -133,21 +133,21 @@ def derivatives(pairs: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float6
     right.set_yticks(range(len(pairs)), list(pairs))
     right.invert_yaxis()
     right.set_xlabel("|difference| / largest")
-    return _png(figure)
+    return png(figure)
 
 
-def _styled(axes: Axes) -> Axes:
+def styled(axes: Axes) -> Axes:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#cbd5e1")
-    axes.tick_params(colors=_INK, labelsize=8.5)
-    axes.xaxis.label.set_color(_INK)
-    axes.yaxis.label.set_color(_INK)
+    axes.tick_params(colors=INK, labelsize=8.5)
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
     axes.grid(color="#e2e8f0", lw=0.6)
     axes.set_axisbelow(True)
     return axes
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=140, bbox_inches="tight", facecolor="white")
     return buffer.getvalue()

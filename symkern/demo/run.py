@@ -16,14 +16,18 @@ from rich.table import Table
 
 from symkern import info
 from symkern.data import Structures
-from symkern.demo import report, steps
+from symkern.demo import learning, report, steps
 from symkern.demo.results import Results, Section
 
 T = TypeVar("T")
 
 
-def run(files: Sequence[Structures], out: Path, *, quick: bool = False) -> int:
+def run(files: Sequence[Structures], out: Path, *, paths: Sequence[Path] = (), quick: bool = False) -> int:
     """The whole demo; 0 if every check passed, else 1. Writes ``report.html`` and ``results.json`` to `out`.
+
+    Args:
+        files: structures to run too, read from `paths`.
+        quick: smaller systems, shorter training.
 
     Raises:
         OSError: `out` cannot be written to.
@@ -39,6 +43,9 @@ def run(files: Sequence[Structures], out: Path, *, quick: bool = False) -> int:
         show.add(fluid)
         show.section("large systems", 2, lambda tick: steps.large(water, size, tick))
         show.section("derivatives", 3, steps.derivatives)
+        show.section("normal modes", 3 * size.modes, lambda tick: learning.normal_modes(size.modes, tick))
+        plan = show.step("reference frames", 1, lambda _: learning.plan(paths, quick))
+        show.section("force field", plan.ticks, lambda tick: learning.learned_forces(plan, tick))
         show.section("reusing the list", size.walk, lambda tick: steps.walk(water, size, tick))
         if files:
             show.section("your files", len(files), lambda tick: steps.files(files, tick))

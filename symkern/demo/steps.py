@@ -41,10 +41,11 @@ class Size:
     steps: int
     free: int
     walk: int
+    modes: int
 
 
-FULL = Size(water=(20, 25, 20), quartz=15, steps=80, free=40, walk=20)
-QUICK = Size(water=(8, 9, 8), quartz=6, steps=20, free=10, walk=8)
+FULL = Size(water=(20, 25, 20), quartz=15, steps=80, free=40, walk=20, modes=400)
+QUICK = Size(water=(8, 9, 8), quartz=6, steps=20, free=10, walk=8, modes=200)
 
 
 def molecules(tick: Tick) -> Section:

@@ -37,9 +37,9 @@ class EGNN(nn.Module):
             molecules; for periodic structures it is an error.
         smooth: multiply each edge by the cosine cutoff of its length in the input, which makes energies and forces
             continuous; the paper has no such factor. No effect without a cutoff.
-        num_basis: functions of a radial basis of each edge's length in the input, which every layer gets as further edge
-            attributes; 0 for none, as in the paper. Forces of vibrating molecules need it: |x_i - x_j|^2 alone resolves
-            bonds poorly. Needs a cutoff.
+        num_basis: functions of a radial basis of each edge's length in the input, which every layer gets as further
+            edge attributes; 0 for none, as in the paper. It needs a cutoff. Forces of vibrating molecules gain much:
+            |x_i - x_j|^2 alone resolves bonds poorly.
         kind: radial basis, see `symkern.radial_basis`.
         edge_attr, attention, normalize, tanh, aggregation, update_coordinates, velocity, residual: see `EGNNLayer`.
             Forces that are to be the derivative of an energy need normalize=False, and aggregation="sum" to be

@@ -18,8 +18,8 @@ def segment_sum(values: Tensor, row_ptr: Tensor) -> Tensor:
     any number of threads, and gradients are deterministic.
 
     Args:
-        values: (E, ...) float32, float64, float16 or bfloat16; the latter two are summed as float32. Rows from row_ptr[-1] on are padding: they contribute nothing and get zero
-            gradient.
+        values: (E, ...) float32, float64, float16 or bfloat16; the latter two are summed as float32. Rows from
+            row_ptr[-1] on are padding: they contribute nothing and get zero gradient.
         row_ptr: (N + 1,) int64, rising from 0 to at most E, such as `Neighbors.row_ptr` or `Neighbors.ptr`.
 
     Returns:

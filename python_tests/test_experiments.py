@@ -1,0 +1,161 @@
+"""`symkern reproduce` and `symkern train`: what they write, what they refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import ase.build
+import numpy as np
+import pytest
+import torch
+
+import symkern as sk
+from symkern import cli, training
+from symkern.data import Dataset
+from symkern.experiments import record, rmd17
+
+Z = np.array([6, 1, 1, 1, 1], dtype=np.int8)
+
+
+def _frames(count: int, seed: int) -> dict[str, np.ndarray]:
+    """Methane with springs between all atoms: something that can be learned."""
+    rng = np.random.default_rng(seed)
+    rest = ase.build.molecule("CH4").positions
+    pos = rest + rng.normal(scale=0.05, size=(count, 5, 3))
+    ideal = np.linalg.norm(rest[:, None] - rest, axis=-1)
+    between = pos[:, :, None] - pos[:, None]
+    d = np.linalg.norm(between, axis=-1) + np.eye(5)
+    stretch = (d - ideal - np.eye(5)) * (1 - np.eye(5))
+    forces = -100 * (stretch / d)[..., None] * between
+    return {"pos": pos, "energy": 25 * (stretch**2).sum((1, 2)) - 25_000.0, "forces": forces.sum(2)}
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    path = tmp_path / "rmd17_ethanol.npz"
+    arrays = {f"{split}_{k}": v for split, n in (("train", 1000), ("test", 40)) for k, v in _frames(n, n).items()}
+    np.savez(path, z=Z, **arrays)
+    return path
+
+
+def test_reproduce_rmd17(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    monkeypatch.setattr(
+        rmd17,
+        "MODELS",
+        {name: lambda: sk.models.SchNet(1, 8, 8, 1, 8, rmd17.CUTOFF) for name in ("SchNet", "EGNN")},
+    )
+    out = tmp_path / "out"
+    assert cli.main(["reproduce", "rmd17-ethanol", "--data", str(archive), "--out", str(out), "--quick"]) == 0
+    content = json.loads((out / "rmd17-ethanol.json").read_text())
+    assert content["name"] == "rmd17-ethanol"
+    assert content["settings"]["train"] + content["settings"]["valid"] == 1000
+    assert content["commit"] == record.commit()
+    rows = {(row["model"], row["column"]): row for row in content["rows"]}
+    assert set(rows) == {(m, f"ethanol/{t}") for m in ("SchNet", "EGNN") for t in ("forces_mae", "energy_mae")}
+    row = rows["SchNet", "ethanol/forces_mae"]
+    assert row["paper"] == 0.427
+    assert row["status"] == "reduced"
+    assert row["runs"] == [pytest.approx(row["mean"])]
+    potential = sk.load_potential(out / "SchNet-0" / "potential.pt")
+    test = Dataset.read(archive, split="test", energy_unit="kcal/mol")
+    batch = test.loader(rmd17.CUTOFF).collate(torch.arange(40))
+    _, forces = sk.energy_and_forces(potential, batch.z, batch.pos, batch.batch, nb=batch.nb)
+    assert float((forces - batch.targets["forces"]).abs().mean()) == pytest.approx(row["mean"], rel=1e-5)
+    assert "SchNet       ethanol/forces_mae            0.427" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["reproduce", "nonsense"], "name must be one of rmd17-ethanol, got 'nonsense'"),
+        (["reproduce", "rmd17-ethanol"], "rmd17_ethanol.npz not found"),
+        (["reproduce", "rmd17-ethanol", "--data", "FILE", "--seeds", "0"], "seeds must be positive"),
+        (["train", "no.npz", "--out", "run"], "no.npz: no such file"),
+        (["train", "FILE", "--out", "run"], "split"),
+        (["train", "FILE", "--out", "run", "--split", "train"], "nothing says in which unit"),
+        (["train", "FILE", "--out", "run", "--split", "train", "--energy-unit", "Hartree"], "must be one of"),
+        (
+            ["train", "FILE", "--out", "run", "--split", "train", "--energy-unit", "eV", "--sizes", "1", "2"],
+            "sizes must",
+        ),
+        (
+            ["train", "FILE", "--out", "run", "--split", "train", "--energy-unit", "eV", "--sizes", "x"],
+            "--sizes must be",
+        ),
+        (
+            ["train", "FILE", "--out", "run", "--split", "train", "--energy-unit", "eV", "--epochs", "0"],
+            "epochs must be",
+        ),
+        (
+            ["train", "FILE", "--out", "run", "--split", "train", "--energy-unit", "eV", "--cutoff", "-1"],
+            "cutoff must be",
+        ),
+    ],
+)
+def test_bad_arguments(arguments, reason, archive, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SYMKERN_DATA", raising=False)
+    with pytest.raises(SystemExit) as end:
+        cli.main([str(archive) if a == "FILE" else a for a in arguments])
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert reason in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("model", ["schnet", "egnn", "dimenet++"])
+def test_train(model: str, archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = ["train", str(archive), "--split", "train", "--energy-unit", "kcal/mol", "--out", str(tmp_path / "run")]
+    small = ["--hidden", "8", "--layers", "1", "--sizes", "40", "10", "rest", "--batch-size", "20", "--model", model]
+    assert cli.main([*source, *small, "--epochs", "1", "--test-split", "test", "--sizes", "900", "100"]) == 0
+    shown = capsys.readouterr().out
+    assert "test: energy_mae" in shown
+    potential = sk.load_potential(tmp_path / "run" / "potential.pt")
+    atoms = ase.build.molecule("CH4")
+    atoms.calc = sk.Calculator(potential)
+    assert atoms.get_potential_energy() == pytest.approx(-25_000 * sk.units.ENERGY_IN_EV["kcal/mol"], rel=0.01)
+
+
+def test_train_again_needs_resume(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["train", str(archive), "--split", "test", "--energy-unit", "eV", "--out", str(tmp_path / "run")]
+    command += ["--hidden", "4", "--layers", "1", "--epochs", "1"]
+    assert cli.main(command) == 0
+    with pytest.raises(SystemExit):
+        cli.main(command)
+    assert "resume" in capsys.readouterr().err
+    assert cli.main([*command, "--resume"]) == 0
+    (tmp_path / "run" / "last.pt").write_bytes(b"damaged")
+    with pytest.raises(SystemExit):
+        cli.main([*command, "--resume"])
+    assert "last.pt" in capsys.readouterr().err
+
+
+def test_training_improves_and_is_judged_on_unseen_frames(archive: Path, tmp_path: Path) -> None:
+    data = Dataset.read(archive, split="train", energy_unit="kcal/mol").subset(range(240))
+    settings = training.Settings(epochs=12, batch_size=10, learning_rate=5e-3, schedule="cosine", ema=0.9)
+    torch.manual_seed(0)
+    _, result = training.train_potential(
+        lambda: sk.models.SchNet(1, 16, 16, 2, 12, 4.0),
+        data,
+        settings,
+        training.EnergyForces(0.01, 1.0),
+        out=tmp_path / "run",
+        sizes=(200, 20, "rest"),
+        progress=False,
+    )
+    zero = float(data.per_atom["forces"].abs().mean())
+    assert result.test is not None
+    assert result.test["forces_mae"] < 0.35 * zero
+    with pytest.raises(ValueError, match="sizes must be those of training, validation, test"):
+        training.train_potential(lambda: None, data, settings, training.EnergyForces(), out=tmp_path, sizes=(1, 2))  # type: ignore[arg-type,return-value]
+    with pytest.raises(ValueError, match="test must be in kcal/mol as data, got eV"):
+        training.train_potential(
+            lambda: None,  # type: ignore[arg-type,return-value]
+            data,
+            settings,
+            training.EnergyForces(),
+            out=tmp_path,
+            sizes=(0.9, 0.1),
+            test=data.in_unit("eV"),
+        )

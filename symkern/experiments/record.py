@@ -1,0 +1,83 @@
+"""What an experiment leaves behind: one JSON file with paper and own figures side by side."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import symkern
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure.
+
+    Attributes:
+        model: named as in the paper.
+        column: "<task>/<metric>".
+        paper: the published figure; None where there is none.
+        runs: ours, one per seed or fold.
+        full: whether the whole protocol was run.
+        notes: further plain values.
+    """
+
+    model: str
+    column: str
+    paper: float | None
+    runs: Sequence[float]
+    full: bool
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "column": self.column,
+            "paper": self.paper,
+            "mean": statistics.fmean(self.runs),
+            "std": statistics.pstdev(self.runs),
+            "runs": list(self.runs),
+            "status": "full" if self.full else "reduced",
+            **self.notes,
+        }
+
+
+def write(path: Path, name: str, settings: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
+    """Write `path`; returns what it holds.
+
+    Raises:
+        OSError: `path` cannot be written to.
+    """
+    content = {"name": name, "commit": commit(), "settings": dict(settings), "rows": [row.as_json() for row in rows]}
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return content
+
+
+def table(content: Mapping[str, Any]) -> str:
+    """The rows as text: published figure and ours."""
+    lines = [f"{'model':<12} {'column':<24} {'paper':>10} {'ours':>10} {'spread':>10}  status"]
+    for row in content["rows"]:
+        paper = "" if row["paper"] is None else f"{row['paper']:.4g}"
+        figures = f"{paper:>10} {row['mean']:>10.4g} {row['std']:>10.2g}"
+        lines.append(f"{row['model']:<12} {row['column']:<24} {figures}  {row['status']}")
+    return "\n".join(lines)
+
+
+def commit() -> str:
+    """The commit of the source tree, marked "+" where files have changed since; the version where there is no tree."""
+    folder = Path(symkern.__file__).resolve().parent.parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        if not (folder / "csrc").is_dir():  # installed: the folder may be part of some other repository
+            return symkern.__version__
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return symkern.__version__
