@@ -41,9 +41,9 @@ def normal_modes(steps: int, tick: Tick) -> Section:
         "modes keep the molecule's symmetry, and the error falls to rounding. The third does not: half a turn about "
         "the molecule's axis leaves the atoms in place but reverses the mode, so an equivariant network, which has to "
         "give the same answer for the same atoms, can only answer with something that is orthogonal to it. The best "
-        "it can do is not to move at all: a squared error of 1, whatever its size and training. (The error counts the better "
-        "of the mode and its mirror image, so it is not that the network must guess a sign.) Networks that break the "
-        "symmetry by the molecule's own stabilizer are what symkern is for.",
+        "it can do is not to move at all: a squared error of 1, whatever its size and training. (The error counts the "
+        "better of the mode and its mirror image, so it is not that the network must guess a sign.) Networks that "
+        "break the symmetry by the molecule's own stabilizer are what symkern is for.",
         checks,
         plots=[
             Plot(
