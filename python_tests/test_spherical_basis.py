@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -12,7 +15,7 @@ from scipy.optimize import brentq
 from scipy.special import eval_legendre, spherical_jn
 
 import symkern as sk
-from symkern.ops.spherical_basis import bessel_roots, bessel_values
+from symkern.ops.spherical_basis import bessel_roots, bessel_values, reference
 
 L, N, CUTOFF = 7, 6, 5.0
 
@@ -132,3 +135,75 @@ def test_bad_values_on_the_cpu(value) -> None:
     bad[4] = value
     with pytest.raises(ValueError, match=r"angle must be finite, but angle\[4\] = "):
         sk.spherical_basis(d, bad, tri, CUTOFF, 2, 2)
+
+
+def _gradients(function, inputs, tri, shape, weight):
+    """First and second derivatives, one list."""
+    leaves = [x.clone().requires_grad_() for x in (*inputs, weight)]
+    out = function(*leaves[:2], tri, CUTOFF, *shape)
+    first = torch.autograd.grad(out, leaves[:2], leaves[2], create_graph=True, materialize_grads=True)
+    directions = [torch.linspace(-1, 1, len(g), dtype=g.dtype) for g in first]
+    along = sum((g * h).sum() for g, h in zip(first, directions, strict=True))
+    second = torch.autograd.grad(along, leaves, materialize_grads=True)
+    return [out, *first, *second]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(1, 5), (7, 6), (3, 7), (2, 8), (3, 9), (9, 1), (1, 17)], ids=str)
+def test_rows_of_every_width(shape, dtype) -> None:
+    """Columns below, at and above the width of vectors; triplets that fill no vector, and padding behind them."""
+    tri, generator = _random_triplets(edges=11, count=77, padding=9)
+    inputs = [0.5 + 4 * torch.rand(11, generator=generator), 3 * torch.rand(86, generator=generator)]
+    weight = torch.rand(86, shape[0] * shape[1], generator=generator)
+    made = _gradients(sk.spherical_basis, [x.to(dtype) for x in inputs], tri, shape, weight.to(dtype))
+    expected = _gradients(reference, [x.double() for x in inputs], tri, shape, weight.double())
+    digits = 1e-11 if dtype == torch.float64 else 1e-5
+    for got, known in zip(made, expected, strict=True):
+        torch.testing.assert_close(
+            got.double(), known, rtol=0, atol=digits * max(1.0, float(known.detach().abs().max()))
+        )
+    assert not made[0][77:].any()
+
+
+def _random_triplets(edges, count, padding):
+    generator = torch.Generator().manual_seed(edges)
+    ji = torch.randint(edges, (count,), generator=generator).sort().values
+    index = torch.stack([torch.randint(edges, (count,), generator=generator), ji])
+    ptr = torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(ji, minlength=edges).cumsum(0)])
+    return sk.Triplets(torch.nn.functional.pad(index, (0, padding)), ptr), generator
+
+
+def test_gradient_of_one_input_only() -> None:
+    """What is not asked for is not computed, and the rest is the same."""
+    tri, generator = _random_triplets(edges=8, count=50, padding=3)
+    d = (0.5 + 4 * torch.rand(8, generator=generator)).requires_grad_()
+    angle = (3 * torch.rand(53, generator=generator)).requires_grad_()
+    both = torch.autograd.grad(sk.spherical_basis(d, angle, tri, CUTOFF, L, N).square().sum(), (d, angle))
+    of_d = torch.autograd.grad(sk.spherical_basis(d, angle.detach(), tri, CUTOFF, L, N).square().sum(), d)[0]
+    of_angle = torch.autograd.grad(sk.spherical_basis(d.detach(), angle, tri, CUTOFF, L, N).square().sum(), angle)[0]
+    torch.testing.assert_close(of_d, both[0])
+    torch.testing.assert_close(of_angle, both[1])
+
+    d = d.detach().double().requires_grad_()
+    angle = angle.detach().double().requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda d: sk.spherical_basis(d, angle.detach(), tri, CUTOFF, 3, 2), d)
+    assert torch.autograd.gradgradcheck(lambda a: sk.spherical_basis(d.detach(), a, tri, CUTOFF, 3, 2), angle)
+
+
+def test_not_finite_gradients_stay_in_their_row() -> None:
+    tri, generator = _random_triplets(edges=8, count=50, padding=0)
+    d, angle = 0.5 + 4 * torch.rand(8, generator=generator), 3 * torch.rand(50, generator=generator)
+    angle.requires_grad_()
+    weight = torch.rand(50, L * N, generator=generator)
+    weight[20] = float("nan")
+    (grad,) = torch.autograd.grad(sk.spherical_basis(d, angle, tri, CUTOFF, L, N), angle, weight)
+    assert grad.isnan().nonzero().flatten().tolist() == [20]
+
+
+@pytest.mark.parametrize("isa", ["baseline", "avx2"])
+def test_lower_instruction_sets(isa) -> None:
+    """The same tests once more in a process that uses a lower level (a no-op where there is only one)."""
+    tests = [f"{__file__}::{name}" for name in ("test_rows_of_every_width", "test_against_dimenet")]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+    done = subprocess.run(command, env=os.environ | {"SYMKERN_ISA": isa}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]

@@ -1,201 +1,141 @@
 // Spherical basis of triplets, and its first two derivatives in distances and angles. Radial functions are evaluated
 // once per edge and order of derivative; a triplet k->j->i then multiplies those of edge k->j by Legendre polynomials.
+// Formulas are in spherical_basis.h; here are checks, memory, and the choice of a schedule.
 #include "torch/shim.h"  // before triplets.h, which uses its words
 
-#include "ops/spherical_basis.h"
+#include "ops/spherical_basis_simd.h"
 #include "torch/triplets.h"
 
-#include <algorithm>
-#include <cmath>
 #include <limits>
-#include <type_traits>
 
 namespace symkern {
 namespace {
 
-template <class T>
-struct Basis {
-  TripletIndex tri;
-  const T* angle;       // (T)
-  const T* recurrence;  // (L, 2)
-  const T* radial;      // (E, orders, L N)
-  int64_t num_spherical, num_radial;
+#if defined(__CUDACC__)
 
-  SYMKERN_HD int64_t columns() const { return num_spherical * num_radial; }
+// One column of an edge.
+template <class S, int orders>
+struct Radial {
+  SphericalRadial<S> in;
+  SYMKERN_HD void operator()(int64_t i) const {
+    const int64_t e = i / in.columns;
+    const Jet<double> u = envelope_over_x(in.shape, static_cast<double>(in.d[e]));
+    radial_columns<OneLane<S>, orders>(in, RadialPlace<S>(in, e, u.f, u.d1, u.d2), e, i % in.columns);
+  }
 };
 
-// radial > 0: num_radial, when it is known at compile time, so that loops over it are unrolled
-template <int radial, class T>
-SYMKERN_HD int64_t radial_count(const Basis<T>& in) {
-  return radial > 0 ? radial : in.num_radial;
-}
+// One column of a triplet.
+template <class S, int radial>
+struct Forward {
+  SphericalInput<S> in;
+  S* out;
+  SYMKERN_HD void operator()(int64_t i) const {
+    const int64_t t = i / in.columns(), c = i % in.columns();
+    if (t >= *in.real) {
+      out[i] = 0;
+      return;
+    }
+    Legendre<S, S, 1> y(in.angle[t], in.recurrence);
+    for (int64_t l = c / (radial > 0 ? radial : in.num_radial); l > 0; --l) y.next();
+    out[i] = in.radial[in.kj[t] * in.stride + c] * y.f;
+  }
+};
 
-// f(std::integral_constant<int, N>) for the N that models use (DimeNet 6, GemNet 7, ...), 0 for others.
+// One triplet; with one order of the radial functions the angle's gradient alone, with three the double backward.
+template <class S, int radial, int orders>
+struct Derivative {
+  SphericalInput<S> in;
+  SphericalDerivative<S> io;
+  SYMKERN_HD void operator()(int64_t t) const {
+    const SphericalBlock<OneLane<S>, radial> block(in, t);
+    if constexpr (orders == 3) {
+      block.double_backward(io);
+    } else {
+      block.template backward<orders == 2, true>(io);
+    }
+  }
+};
+
+// f(std::integral_constant<int, N>) for the variants of radial_variant.
 template <class F>
 void dispatch_radial(int64_t num_radial, const F& f) {
-  switch (num_radial) {
-    case 6:
+  switch (radial_variant(num_radial)) {
+    case 1:
       return f(std::integral_constant<int, 6>{});
-    case 7:
+    case 2:
       return f(std::integral_constant<int, 7>{});
-    case 8:
+    case 3:
       return f(std::integral_constant<int, 8>{});
     default:
       return f(std::integral_constant<int, 0>{});
   }
 }
 
-#if defined(__CUDACC__)
+template <int orders, class S>
+void run_radial(const Launch& launch, const SphericalRadial<S>& in) {
+  launch.for_each(in.edges * in.columns, 0, Radial<S, orders>{in});
+}
 
-template <class T, int radial>
-struct Forward {
-  Basis<T> in;
-  T* out;  // (T, L N)
+template <class S>
+void run_forward(const Launch& launch, const SphericalInput<S>& in, S* out) {
+  dispatch_radial(in.num_radial, [&](auto radial) {
+    launch.for_each(in.count * in.columns(), 0, Forward<S, decltype(radial)::value>{in, out});
+  });
+}
 
-  int64_t calls() const { return in.tri.count * in.columns(); }
-
-  SYMKERN_HD void operator()(int64_t i) const {
-    const int64_t t = i / in.columns(), c = i % in.columns(), n = radial_count<radial>(in);
-    if (in.tri.padding(t)) {
-      out[i] = 0;
-      return;
-    }
-    auto y = legendre<1>(in.angle[t], in.recurrence);
-    for (int64_t l = c / n; l > 0; --l) y.next();
-    out[i] = in.radial[in.tri.kj[t] * in.columns() + c] * y.f;
-  }
-};
+template <int orders, class S>
+void run_derivative(const Launch& launch, const SphericalInput<S>& in, const SphericalDerivative<S>& io) {
+  dispatch_radial(in.num_radial, [&](auto radial) {
+    launch.for_each(in.count, 0, Derivative<S, decltype(radial)::value, orders>{in, io});
+  });
+}
 
 #else
 
-// Vectors that every x86-64 and ARM processor has. Not a template alias: as an argument that would lose its attribute.
-template <class T>
-struct Short;
-template <>
-struct Short<float> {
-  typedef float Vector __attribute__((vector_size(16)));
-};
-template <>
-struct Short<double> {
-  typedef double Vector __attribute__((vector_size(16)));
-};
-
-// A call fills as many triplets as a vector has lanes.
-template <class T, int radial>
-struct Forward {
-  using Vector = typename Short<T>::Vector;
-  static constexpr int64_t kBlock = 16 / sizeof(T);
-
-  Basis<T> in;
-  T* out;  // (T, L N)
-
-  int64_t calls() const { return (in.tri.count + kBlock - 1) / kBlock; }
-
-  void operator()(int64_t block) const {
-    const int64_t begin = block * kBlock, columns = in.columns(), n = radial_count<radial>(in);
-    const int64_t real = in.tri.ptr[in.tri.num_edges], end = std::min(begin + kBlock, in.tri.count);
-    const int64_t filled = std::clamp(real - begin, int64_t{0}, end - begin);
-    Vector cosine{};
-    const T* from[kBlock];
-    for (int64_t b = 0; b < filled; ++b) {
-      cosine[b] = std::cos(in.angle[begin + b]);
-      from[b] = in.radial + in.tri.kj[begin + b] * columns;
-    }
-    T* to = out + begin * columns;
-    Legendre<Vector, T, 1> y(cosine, Vector{}, in.recurrence);
-    for (int64_t first = 0; first < columns; first += n, y.next()) {
-      for (int64_t b = 0; b < filled; ++b) {
-        const T scale = y.f[b];
-        for (int64_t c = first; c < first + n; ++c) to[b * columns + c] = from[b][c] * scale;
-      }
-    }
-    std::fill(to + filled * columns, to + (end - begin) * columns, T(0));
+const SphericalLevel& level() {
+#if defined(SYMKERN_ISA_DISPATCH)
+  switch (active_isa()) {
+    case Isa::avx512:
+      return *symkern_spherical_kernels_avx512();
+    case Isa::avx2:
+      return *symkern_spherical_kernels_avx2();
+    case Isa::baseline:
+      break;
   }
-};
-
 #endif
+  return *symkern_spherical_kernels_baseline();
+}
 
-// Gradient of one triplet's angle, and its share of the gradient of its distance.
-template <class T, int radial>
-struct Backward {
-  Basis<T> in;
-  const T* grad;     // (T, L N)
-  T* out_angle;      // (T)
-  double* distance;  // (T)
+const SphericalKernels<float>& kernels(float) { return level().fp32; }
+const SphericalKernels<double>& kernels(double) { return level().fp64; }
 
-  SYMKERN_HD void operator()(int64_t t) const {
-    double by_angle = 0, by_distance = 0;
-    if (!in.tri.padding(t)) {
-      const int64_t n = radial_count<radial>(in);
-      const T* g = grad + t * in.columns();
-      const T* r = in.radial + in.tri.kj[t] * 2 * in.columns();
-      const T* r1 = r + in.columns();
-      auto y = legendre<2>(in.angle[t], in.recurrence);
-      for (int64_t l = 0; l < in.num_spherical; ++l, g += n, r += n, r1 += n, y.next()) {
-        T s = 0, s1 = 0;
-        for (int64_t c = 0; c < n; ++c) s += g[c] * r[c], s1 += g[c] * r1[c];
-        by_angle += static_cast<double>(s) * y.d1;
-        by_distance += static_cast<double>(s1) * y.f;
-      }
-    }
-    out_angle[t] = static_cast<T>(by_angle);
-    distance[t] = by_distance;
-  }
-};
+template <class S>
+const auto& triplet_kernels(const SphericalInput<S>& in) {
+  return kernels(S{}).triplets[radial_variant(in.num_radial)];
+}
 
-// Adjoint of Backward for directions of distances and angles.
-template <class T, int radial>
-struct DoubleBackward {
-  Basis<T> in;
-  const T* grad;       // (T, L N)
-  const T* towards_d;  // (E), or nullptr: zero
-  const T* towards_a;  // (T), or nullptr: zero
-  T* out_grad;         // (T, L N)
-  T* out_angle;        // (T)
-  double* distance;    // (T)
+template <int orders, class S>
+void run_radial(const Launch& launch, const SphericalRadial<S>& in) {
+  const auto kernel = kernels(S{}).radial[orders - 1];
+  launch.for_each(spherical_tiles(in.edges), 4, [&](int64_t tile) { kernel(in, tile); });
+}
 
-  SYMKERN_HD void operator()(int64_t t) const {
-    double by_angle = 0, by_distance = 0;
-    const int64_t n = radial_count<radial>(in), columns = in.columns();
-    T* to = out_grad + t * columns;
-    if (in.tri.padding(t)) {
-      for (int64_t c = 0; c < columns; ++c) to[c] = 0;
-    } else {
-      const int64_t e = in.tri.kj[t];
-      const T hd = towards_d != nullptr ? towards_d[e] : T(0), ha = towards_a != nullptr ? towards_a[t] : T(0);
-      const T* g = grad + t * columns;
-      const T* r = in.radial + e * 3 * columns;
-      auto y = legendre<3>(in.angle[t], in.recurrence);
-      for (int64_t l = 0; l < in.num_spherical; ++l, g += n, r += n, to += n, y.next()) {
-        T s = 0, s1 = 0, s2 = 0;
-        for (int64_t c = 0; c < n; ++c) {
-          const T r0 = r[c], r1 = r[columns + c], r2 = r[2 * columns + c];
-          s += g[c] * r0, s1 += g[c] * r1, s2 += g[c] * r2;
-          to[c] = hd * r1 * y.f + ha * r0 * y.d1;
-        }
-        by_angle += static_cast<double>(hd) * s1 * y.d1 + static_cast<double>(ha) * s * y.d2;
-        by_distance += static_cast<double>(hd) * s2 * y.f + static_cast<double>(ha) * s1 * y.d1;
-      }
-    }
-    out_angle[t] = static_cast<T>(by_angle);
-    distance[t] = by_distance;
-  }
-};
+template <class S>
+void run_forward(const Launch& launch, const SphericalInput<S>& in, S* out) {
+  const auto kernel = triplet_kernels(in).forward;
+  launch.for_each(spherical_tiles(in.count), 8, [&](int64_t tile) { kernel(in, tile, out); });
+}
 
-// Sums over the triplets of each edge k->j, in stored order.
-template <class T>
-struct SumByEdge {
-  TripletIndex tri;
-  const double* values;  // (T)
-  T* out;                // (E)
-  SYMKERN_HD void operator()(int64_t e) const {
-    double sum = 0;
-    for (int64_t k = tri.kj_ptr[e]; k < tri.kj_ptr[e + 1]; ++k) sum += values[tri.kj_order[k]];
-    out[e] = static_cast<T>(sum);
-  }
-};
+template <int orders, class S>
+void run_derivative(const Launch& launch, const SphericalInput<S>& in, const SphericalDerivative<S>& io) {
+  const auto& found = triplet_kernels(in);
+  const auto kernel = orders == 3               ? found.double_backward
+                      : orders == 1             ? found.backward_angle
+                      : io.out_angle == nullptr ? found.backward_d
+                                                : found.backward;
+  launch.for_each(spherical_tiles(in.count), 8, [&](int64_t tile) { kernel(in, io, tile); });
+}
 
-#if !defined(__CUDACC__)
 // On the device an error would have to wait for it; NaN comes out as NaN there.
 template <class T>
 void check_values(const Launch& launch, const Tensor& t, const char* name, const char* expected, T least, T most) {
@@ -210,7 +150,21 @@ void check_values(const Launch& launch, const Tensor& t, const char* name, const
     }
   });
 }
+
 #endif
+
+// Sums over the triplets of each edge k->j, in stored order.
+template <class T>
+struct SumByEdge {
+  TripletIndex tri;
+  const T* values;  // (T)
+  T* out;           // (E)
+  SYMKERN_HD void operator()(int64_t e) const {
+    double sum = 0;
+    for (int64_t k = tri.kj_ptr[e]; k < tri.kj_ptr[e + 1]; ++k) sum += values[tri.kj_order[k]];
+    out[e] = static_cast<T>(sum);
+  }
+};
 
 // Arguments that all orders share, checked; and the radial functions up to an order.
 struct Problem {
@@ -239,8 +193,8 @@ struct Problem {
     if (!(cutoff > 0 && cutoff < 1e300)) bad_argument("cutoff must be positive and finite, got ", cutoff);
     if (exponent < 1 || exponent > 1000) bad_argument("exponent must be in 1 .. 1000, got ", exponent);
     if (num_radial < 1 || recurrence.size(0) < 1) bad_argument("num_radial and num_spherical must be at least 1");
-    if (table.dim() != 3 || table.size(0) < 1 || table.size(2) % 8 != 0 || table.size(2) < columns()) {
-      bad_argument("table must have shape (intervals, degree + 1, columns) with a multiple of 8 of at least ",
+    if (table.dim() != 3 || table.size(0) < 1 || table.size(2) % 16 != 0 || table.size(2) < columns()) {
+      bad_argument("table must have shape (intervals, degree + 1, columns) with a multiple of 16 of at least ",
                    columns(), " columns, got ", shape_of(table));
     }
   }
@@ -250,24 +204,23 @@ struct Problem {
   Tensor rows() const { return empty({tri.count(), columns()}, type(), d); }
   void check_grad(const Tensor& grad) const { tri.check_rows(grad, "grad", "T", tri.count(), columns(), type()); }
 
-  template <class T, int orders>
-  Basis<T> basis(const Launch& launch, Tensor& radial) const {
-    radial = empty({tri.num_edges(), orders, columns()}, type(), d);
-    const RadialFunctions<T, orders> functions{d.const_data_ptr<T>(),
-                                               table.const_data_ptr<T>(),
-                                               table.size(0),
-                                               table.size(1),
-                                               table.size(2),
-                                               columns(),
-                                               shape,
-                                               radial.mutable_data_ptr<T>()};
-    launch.for_each(tri.num_edges() * functions.parts(), 64, functions);
-    return {tri.get(),
-            angle.const_data_ptr<T>(),
-            recurrence.const_data_ptr<T>(),
-            radial.const_data_ptr<T>(),
+  // The radial functions and their first orders - 1 derivatives, into `radial`; and what their readers need.
+  template <class S, int orders>
+  SphericalInput<S> input(const Launch& launch, Tensor& radial) const {
+    radial = empty({tri.num_edges(), orders, table.size(2)}, type(), d);
+    run_radial<orders>(
+        launch, SphericalRadial<S>{d.const_data_ptr<S>(), table.const_data_ptr<S>(), tri.num_edges(), table.size(0),
+                                   table.size(1), columns(), table.size(2), shape, radial.mutable_data_ptr<S>()});
+    const TripletIndex index = tri.get();
+    return {index.kj,
+            index.ptr + index.num_edges,
+            angle.const_data_ptr<S>(),
+            recurrence.const_data_ptr<S>(),
+            radial.const_data_ptr<S>(),
+            index.count,
             recurrence.size(0),
-            num_radial};
+            num_radial,
+            table.size(2)};
   }
 };
 
@@ -278,17 +231,13 @@ Tensor spherical_basis(const Tensor& d, const Tensor& angle, const Tensor& index
   Tensor out = p.rows(), radial = p.d;
   const Launch launch(p.d);
   dispatch_float(p.type(), [&](auto zero) {
-    using T = decltype(zero);
+    using S = decltype(zero);
 #if !defined(__CUDACC__)
-    constexpr T largest = std::numeric_limits<T>::max();
-    check_values<T>(launch, p.d, "d", "finite and not negative", T(0), largest);
-    check_values<T>(launch, p.angle, "angle", "finite", -largest, largest);
+    constexpr S largest = std::numeric_limits<S>::max();
+    check_values<S>(launch, p.d, "d", "finite and not negative", S(0), largest);
+    check_values<S>(launch, p.angle, "angle", "finite", -largest, largest);
 #endif
-    const Basis<T> basis = p.basis<T, 1>(launch, radial);
-    dispatch_radial(num_radial, [&](auto radial_columns) {
-      const Forward<T, decltype(radial_columns)::value> forward{basis, out.mutable_data_ptr<T>()};
-      launch.for_each(forward.calls(), 256, forward);
-    });
+    run_forward(launch, p.input<S, 1>(launch, radial), out.mutable_data_ptr<S>());
   });
   return out;
 }
@@ -296,24 +245,30 @@ Tensor spherical_basis(const Tensor& d, const Tensor& angle, const Tensor& index
 std::tuple<Tensor, Tensor> spherical_basis_backward(const Tensor& grad, const Tensor& d, const Tensor& angle,
                                                     const Tensor& index, const Tensor& ptr, const Tensor& kj_order,
                                                     const Tensor& kj_ptr, const Tensor& table, const Tensor& recurrence,
-                                                    double cutoff, int64_t num_radial, int64_t exponent) {
+                                                    double cutoff, int64_t num_radial, int64_t exponent, bool need_d,
+                                                    bool need_angle) {
   const TripletArguments tri(index, ptr, kj_order, kj_ptr);
   const Problem p(tri, d, angle, table, recurrence, cutoff, num_radial, exponent);
   p.check_grad(grad);
   const Tensor g = as_contiguous(grad);
-  Tensor out_d = empty({tri.num_edges()}, p.type(), d), out_angle = empty({tri.count()}, p.type(), d);
-  Tensor shares = empty({tri.count()}, ScalarType::Double, d), radial = p.d;
-  double* share = shares.mutable_data_ptr<double>();
+  Tensor out_d = empty({need_d ? tri.num_edges() : 0}, p.type(), d);
+  Tensor out_angle = empty({need_angle ? tri.count() : 0}, p.type(), d);
+  Tensor shares = empty({need_d ? tri.count() : 0}, p.type(), d), radial = p.d;
   const Launch launch(p.d);
   dispatch_float(p.type(), [&](auto zero) {
-    using T = decltype(zero);
-    const Basis<T> basis = p.basis<T, 2>(launch, radial);
-    dispatch_radial(num_radial, [&](auto radial_columns) {
-      launch.for_each(tri.count(), 512,
-                      Backward<T, decltype(radial_columns)::value>{basis, g.const_data_ptr<T>(),
-                                                                   out_angle.mutable_data_ptr<T>(), share});
-    });
-    launch.for_each(tri.num_edges(), 512, SumByEdge<T>{tri.get(), share, out_d.mutable_data_ptr<T>()});
+    using S = decltype(zero);
+    const SphericalDerivative<S> io{g.const_data_ptr<S>(),
+                                    nullptr,
+                                    nullptr,
+                                    nullptr,
+                                    need_angle ? out_angle.mutable_data_ptr<S>() : nullptr,
+                                    need_d ? shares.mutable_data_ptr<S>() : nullptr};
+    if (need_d) {
+      run_derivative<2>(launch, p.input<S, 2>(launch, radial), io);
+      launch.for_each(tri.num_edges(), 512, SumByEdge<S>{tri.get(), io.shares, out_d.mutable_data_ptr<S>()});
+    } else if (need_angle) {
+      run_derivative<1>(launch, p.input<S, 1>(launch, radial), io);
+    }
   });
   return {out_d, out_angle};
 }
@@ -332,19 +287,15 @@ std::tuple<Tensor, Tensor, Tensor> spherical_basis_double_backward(
   const OptionalTensor ha = towards_angle.has_value() ? OptionalTensor(as_contiguous(*towards_angle)) : std::nullopt;
   Tensor out = p.rows(), radial = p.d;
   Tensor out_d = empty({tri.num_edges()}, p.type(), d), out_angle = empty({tri.count()}, p.type(), d);
-  Tensor shares = empty({tri.count()}, ScalarType::Double, d);
-  double* share = shares.mutable_data_ptr<double>();
+  Tensor shares = empty({tri.count()}, p.type(), d);
   const Launch launch(p.d);
   dispatch_float(p.type(), [&](auto zero) {
-    using T = decltype(zero);
-    const Basis<T> basis = p.basis<T, 3>(launch, radial);
-    dispatch_radial(num_radial, [&](auto radial_columns) {
-      launch.for_each(tri.count(), 256,
-                      DoubleBackward<T, decltype(radial_columns)::value>{
-                          basis, g.const_data_ptr<T>(), data_or_null<T>(hd), data_or_null<T>(ha),
-                          out.mutable_data_ptr<T>(), out_angle.mutable_data_ptr<T>(), share});
-    });
-    launch.for_each(tri.num_edges(), 512, SumByEdge<T>{tri.get(), share, out_d.mutable_data_ptr<T>()});
+    using S = decltype(zero);
+    const SphericalDerivative<S> io{
+        g.const_data_ptr<S>(),           data_or_null<S>(hd),         data_or_null<S>(ha), out.mutable_data_ptr<S>(),
+        out_angle.mutable_data_ptr<S>(), shares.mutable_data_ptr<S>()};
+    run_derivative<3>(launch, p.input<S, 3>(launch, radial), io);
+    launch.for_each(tri.num_edges(), 512, SumByEdge<S>{tri.get(), io.shares, out_d.mutable_data_ptr<S>()});
   });
   return {out, out_d, out_angle};
 }
@@ -357,7 +308,8 @@ SYMKERN_OP(spherical_basis,
            spherical_basis)
 SYMKERN_OP(spherical_basis_backward,
            "(Tensor grad, Tensor d, Tensor angle, Tensor index, Tensor ptr, Tensor kj_order, Tensor kj_ptr, "
-           "Tensor table, Tensor recurrence, float cutoff, int num_radial, int exponent) -> (Tensor, Tensor)",
+           "Tensor table, Tensor recurrence, float cutoff, int num_radial, int exponent, bool need_d, bool need_angle) "
+           "-> (Tensor, Tensor)",
            spherical_basis_backward)
 SYMKERN_OP(spherical_basis_double_backward,
            "(Tensor? towards_d, Tensor? towards_angle, Tensor grad, Tensor d, Tensor angle, Tensor index, Tensor ptr, "

@@ -130,7 +130,7 @@ def _slopes(values: Tensor) -> Tensor:
 def _piecewise(roots: Tensor, degree: int) -> Tensor:
     """c_ln j_l(z_ln x) for x in [0, 1] as polynomials of t in [-1, 1] on intervals in which z_ln x grows by at most 1.
 
-    (intervals, degree + 1, columns): the highest power first, columns filled up with zeros to a multiple of 8.
+    (intervals, degree + 1, columns): the highest power first, columns filled up with zeros to a multiple of 16.
     """
     intervals = math.ceil(float(roots.max()))
     middles = (torch.arange(intervals, dtype=torch.float64)[:, None] + 0.5) / intervals
@@ -144,7 +144,7 @@ def _piecewise(roots: Tensor, degree: int) -> Tensor:
             powers.append(step * values[..., order])
         columns.append(torch.stack(powers[::-1], 1))
     table = torch.cat(columns, -1)
-    return torch.nn.functional.pad(table, (0, -table.shape[-1] % 8))
+    return torch.nn.functional.pad(table, (0, -table.shape[-1] % 16))
 
 
 def _legendre(num_spherical: int) -> Tensor:
@@ -252,7 +252,8 @@ def _(d: Tensor, angle: Tensor, *rest: Any) -> Tensor:
 
 @fake("spherical_basis_backward")
 def _(grad: Tensor, d: Tensor, angle: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    return d.new_empty(d.shape), d.new_empty(angle.shape)
+    need_d, need_angle = rest[-2:]
+    return d.new_empty(d.shape[0] if need_d else 0), d.new_empty(angle.shape[0] if need_angle else 0)
 
 
 @fake("spherical_basis_double_backward")
@@ -268,19 +269,31 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.save_for_backward(*tensors)
 
 
+def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    _save(ctx, inputs[:-2], output)
+    ctx.made = inputs[-2:]
+
+
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     d, angle, index, ptr, order, start, *constants = ctx.saved_tensors
     if order is None:
         order, start = torch.ops.symkern.sender_order.default(index, ptr)
+    needs = ctx.needs_input_grad[:2]
     grads = torch.ops.symkern.spherical_basis_backward.default(
-        grad, d, angle, index, ptr, order, start, *constants, *ctx.settings
+        grad, d, angle, index, ptr, order, start, *constants, *ctx.settings, *needs
     )
-    return (*grads, *[None] * 9)
+    return (*_wanted(grads, needs), *[None] * 9)
 
 
 def _double_backward(ctx: Any, *towards: Tensor | None) -> tuple[Tensor | None, ...]:
-    grads = torch.ops.symkern.spherical_basis_double_backward.default(*towards, *ctx.saved_tensors, *ctx.settings)
-    return (*grads, *[None] * 9)
+    grads = torch.ops.symkern.spherical_basis_double_backward.default(
+        *_wanted(towards, ctx.made), *ctx.saved_tensors, *ctx.settings
+    )
+    return (*grads, *[None] * 11)
+
+
+def _wanted(tensors: Any, needs: Any) -> tuple[Tensor | None, ...]:
+    return tuple(t if need else None for t, need in zip(tensors, needs, strict=True))
 
 
 def _triple_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -300,5 +313,5 @@ def _triple_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ..
 
 
 differentiable("spherical_basis", _backward, _save)
-differentiable("spherical_basis_backward", _double_backward, _save)
+differentiable("spherical_basis_backward", _double_backward, _save_backward)
 differentiable("spherical_basis_double_backward", _triple_backward, _save)

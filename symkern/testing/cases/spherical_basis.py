@@ -87,7 +87,10 @@ def _ops(inputs: Inputs) -> list[tuple[Any, tuple[Any, ...]]]:
     # the tables are constants: no gradient flows there, so they are not offered as points for one
     return [
         (torch.ops.symkern.spherical_basis.default, (*points, *constants, *settings)),
-        (torch.ops.symkern.spherical_basis_backward.default, (grad, *points, *constants, *settings)),
+        *(
+            (torch.ops.symkern.spherical_basis_backward.default, (grad, *points, *constants, *settings, *needs))
+            for needs in ((True, True), (True, False), (False, True))
+        ),
         (torch.ops.symkern.spherical_basis_double_backward.default, (d, angle, grad, *points, *constants, *settings)),
     ]
 
