@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import os
 import random
 from pathlib import Path
@@ -34,6 +36,31 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
         if "cuda" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Machines with a GPU may be offline, without ASE and other peers: what needs none of them still runs there."""
+    if config.getoption("--device") == "cpu" or collection_path.suffix != ".py":
+        return None
+    missing = _missing(collection_path)
+    if missing:
+        print(f"not collected: {collection_path.name}, which needs {', '.join(sorted(missing))}")
+    return True if missing else None
+
+
+def _missing(file: Path) -> set[str]:
+    """Packages that `file`, or a module beside it that it imports, imports at its top and that are not installed."""
+    missing = set()
+    for node in ast.parse(file.read_text()).body:
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+        for package in {name.partition(".")[0] for name in names}:
+            beside = file.parent / f"{package}.py"
+            if beside.exists():
+                missing |= _missing(beside)
+            elif importlib.util.find_spec(package) is None:
+                missing.add(package)
+    return missing
 
 
 @pytest.fixture(autouse=True)
