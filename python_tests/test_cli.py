@@ -216,6 +216,7 @@ def test_demo_results(quick):
     assert (systems["G2 molecules"]["structures"], systems["G2 molecules"]["atoms"]) == (162, 860)
     names = {check["name"] for check in results["checks"]}
     assert {"gradient: positions", "gradient: cell", "gradient: Hessian product", "forces sum to zero"} <= names
+    assert {"bending is learned", "asymmetric stretch cannot be learned", "forces on unseen frames"} <= names
 
 
 def test_demo_report_stands_alone(quick):
@@ -229,7 +230,7 @@ def test_demo_report_stands_alone(quick):
 
 def test_demo_fails_when_a_pair_is_missing(tmp_path, monkeypatch, capsys):
     """ASE that finds one pair less: the check says so, the exit code is 1, the report is red."""
-    from symkern.demo import ase_check, report, steps
+    from symkern.demo import ase_check, learning, report, steps
 
     def wrong(quantities, atoms, cutoff):
         return tuple(column[1:] for column in true(quantities, atoms, cutoff))
@@ -239,12 +240,31 @@ def test_demo_fails_when_a_pair_is_missing(tmp_path, monkeypatch, capsys):
     skipped = report.Section("skipped", "")
     for name in ("walk", "derivatives", "large"):
         monkeypatch.setattr(steps, name, lambda *_args: skipped)
+    for name in ("normal_modes", "learned_forces"):
+        monkeypatch.setattr(learning, name, lambda *_args: skipped)
     assert cli.main(["demo", "--quick", "--out", str(tmp_path)]) == 1
     out = capsys.readouterr().out
     assert "FAIL  G2 molecules, 5 Å: pairs and shifts DIFFER FROM ASE's" in out
     assert "2 of 3 checks failed" in out
     assert json.loads((tmp_path / "results.json").read_text())["passed"] is False
     assert "2 of 3 checks failed" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_demo_learning_checks_can_fail(monkeypatch):
+    """Too few steps; and a "network" that is not equivariant, which learns what no equivariant one can."""
+    from symkern.demo import learning, modes
+
+    def passed(steps):
+        return {check.name: check.passed for check in learning.normal_modes(steps, lambda: None).checks}
+
+    assert not passed(2)["bending is learned"]
+    monkeypatch.setattr(modes, "displacements", lambda model, positions: model.embedding.weight[0, :9].reshape(3, 3))
+    monkeypatch.setattr(modes, "_random_rotation", lambda: torch.eye(3, dtype=torch.float64))
+    assert passed(600) == {
+        "symmetric stretch is learned": True,
+        "bending is learned": True,
+        "asymmetric stretch cannot be learned": False,
+    }
 
 
 def test_demo_derivative_check_can_fail():

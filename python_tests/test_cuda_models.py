@@ -68,9 +68,7 @@ def test_training_is_deterministic(precision: str, tmp_path: Path) -> None:
         settings = training.Settings(epochs=2, batch_size=8, precision=precision, ema=0.9, clip=10.0)
         loader = molecules().loader(4.0)
         out = tmp_path / str(run)
-        training.fit(
-            potential, training.EnergyForces(), loader, None, settings, out=out, device="cuda", progress=False
-        )
+        training.fit(potential, training.EnergyForces(), loader, None, settings, out=out, device="cuda", progress=False)
         states.append(potential.state_dict())
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 

@@ -138,6 +138,11 @@ def test_energies_and_forces() -> None:
             TASK(model, dataclasses.replace(batch, targets=targets))
     with pytest.raises(ValueError, match=r"target 'forces' must have the shape .* \(3, 3\)|got \(3, 3\)"):
         TASK(model, dataclasses.replace(batch, targets={**batch.targets, "forces": torch.zeros(3, 3)}))
+    absolute = training.EnergyForces(0.5, 2.0, loss="mae")
+    assert absolute.objective == {"energy_mae": 0.5, "forces_mae": 2.0}
+    assert absolute(model, batch)["forces_mae"][0].requires_grad
+    with pytest.raises(ValueError, match="loss must be 'mse' or 'mae', got 'l1'"):
+        training.EnergyForces(loss="l1")
     for weights in ((0, 0, 0), (-1, 1, 0), (math.inf, 1, 0)):
         with pytest.raises(ValueError, match="weights must be finite"):
             training.EnergyForces(*weights)

@@ -68,7 +68,7 @@ def learn(name: str, steps: int, tick: Callable[[], None], seed: int = 0) -> Mod
         errors.append(float(loss.detach()))
         tick()
     with torch.no_grad():
-        predicted = displacements(model, POSITIONS)
+        predicted = displacements(model, POSITIONS).detach()
     return Mode(name, target, predicted, errors, float((target - image).square().sum()) / 4)
 
 
