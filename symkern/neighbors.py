@@ -132,19 +132,22 @@ class Neighbors:
 
     def to(self, device: torch.device | str) -> Neighbors:
         """A copy on `device`, with the lazy views that exist already."""
-        moved = Neighbors(
-            self.edge_index.to(device),
-            self.row_ptr.to(device),
-            self.ptr.to(device),
-            None if self.cell_shifts is None else self.cell_shifts.to(device),
-            None if self.order is None else self.order.to(device),
-        )
+        return self._map(lambda x: x.to(device))
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Neighbors:
+        """A copy of changed tensors, with the lazy views that exist already."""
+
+        def maybe(x: Tensor | None) -> Tensor | None:
+            return None if x is None else change(x)
+
+        tensors = change(self.edge_index), change(self.row_ptr), change(self.ptr)
+        changed = Neighbors(*tensors, maybe(self.cell_shifts), maybe(self.order))
         for name in ("batch", "reverse"):
             if name in self.__dict__:
-                moved.__dict__[name] = self.__dict__[name].to(device)
+                changed.__dict__[name] = change(self.__dict__[name])
         if "_by_sender" in self.__dict__:
-            moved.__dict__["_by_sender"] = tuple(t.to(device) for t in self._by_sender)
-        return moved
+            changed.__dict__["_by_sender"] = tuple(change(x) for x in self._by_sender)
+        return changed
 
     @classmethod
     def from_edge_index(

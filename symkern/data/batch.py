@@ -77,20 +77,7 @@ class Batch:
             once(self.ptr),
             maybe(self.cell),
             maybe(self.pbc),
-            None if self.nb is None else _map_graph(self.nb, once, maybe),
+            None if self.nb is None else self.nb._map(once),
             {name: once(value) for name, value in self.targets.items()},
             once(self.index),
         )
-
-
-def _map_graph(
-    nb: Neighbors, once: Callable[[Tensor], Tensor], maybe: Callable[[Tensor | None], Tensor | None]
-) -> Neighbors:
-    """As `Neighbors.to`, with the lazy views that exist already."""
-    moved = Neighbors(once(nb.edge_index), once(nb.row_ptr), once(nb.ptr), maybe(nb.cell_shifts), maybe(nb.order))
-    for name, value in nb.__dict__.items():
-        if name in ("batch", "reverse"):
-            moved.__dict__[name] = once(value)
-        elif name == "_by_sender":
-            moved.__dict__[name] = tuple(once(x) for x in value)
-    return moved

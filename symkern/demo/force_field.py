@@ -132,7 +132,7 @@ def learn(plan: Plan, tick: Tick, seed: int = 0) -> Learned:
         seed=seed,
     )
     loaders = [part.loader(plan.cutoff) for part in (train, valid, test)]
-    task = _Ticking(training.EnergyForces(energy_weight=0.01, forces_weight=1.0), tick)
+    task = _Ticking(training.EnergyForces(energy_weight=0.05, forces_weight=1.0), tick)
     result = training.fit(potential, task, loaders[0], loaders[1], settings, progress=False, test=loaders[2])
     assert result.test is not None
     forces = _forces(potential, loaders[2])

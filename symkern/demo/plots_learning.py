@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from symkern.demo.plots import BLUE, GREEN, GREY, INK, ORANGE, png, styled
 
@@ -20,13 +21,13 @@ _ATOMS = {8: ("O", "#be123c", 420), 1: ("H", "#64748b", 200)}
 def normal_modes(modes: Sequence[Mode], numbers: Sequence[int], positions: np.ndarray) -> bytes:
     """Each mode with its learned displacements, and the error of learning it."""
     figure = Figure(figsize=(9.4, 5.6), layout="constrained")
-    grid = figure.add_gridspec(2, len(modes), height_ratios=(1, 1.15))
+    grid = figure.add_gridspec(2, len(modes), height_ratios=(1, 1.3))
     for column, mode in enumerate(modes):
         axes = figure.add_subplot(grid[0, column])
         axes.set_aspect("equal")
         axes.set_axis_off()
         axes.set_xlim(-1.5, 1.5)
-        axes.set_ylim(-1.25, 0.5)
+        axes.set_ylim(-1.2, 0.3)
         for number, at, true, found in zip(numbers, positions, mode.target, mode.predicted, strict=True):
             name, color, size = _ATOMS[number]
             axes.scatter(at[0], at[2], s=size, color=color, zorder=2)
@@ -73,6 +74,9 @@ def force_field(learned: Learned, step_fs: float) -> bytes:
         left.plot(np.arange(1, len(errors) + 1), errors, color=color, lw=1.7, label=part)
     left.axhline(learned.zero_mae, color=INK, lw=0.8, ls=":", label="predicting zero")
     left.set_yscale("log")
+    left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    left.yaxis.set_major_formatter("{x:g}")
+    left.yaxis.set_minor_formatter(NullFormatter())
     left.set_xlabel("epoch")
     left.set_ylabel("force error / eV/Å (mean absolute)")
     left.legend(frameon=False, fontsize=8.5)
