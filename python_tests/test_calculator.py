@@ -119,6 +119,12 @@ def test_bad_input() -> None:
         sk.Calculator(potential().model)
     with pytest.raises(ValueError, match="must be one of"):
         sk.Calculator(potential().model, energy_unit="Rydberg")
+    with pytest.raises(ValueError, match="energy_unit must be that of the potential, 'eV', got 'Ha'"):
+        sk.Calculator(potential(), energy_unit="Ha")
+    no_cell = ase.build.molecule("H2O", pbc=True)
+    no_cell.calc = sk.Calculator(potential())
+    with pytest.raises(ValueError, match="pbc must be False along lattice vectors that are zero"):
+        no_cell.get_potential_energy()
     with pytest.raises(FileNotFoundError):
         sk.Calculator("no-such-file.pt")
     atoms = ase.build.molecule("CH4")

@@ -207,8 +207,11 @@ def test_bad_archives_are_refused(tmp_path, case):
 def test_damaged_files_and_pickles(tmp_path):
     trap = tmp_path / "trap"
     path = write(tmp_path / "pickled.npz", ragged(extra=np.array([Planted(trap), None], dtype=object)))
-    with pytest.raises(DataError, match=r"pickled\.npz.*Object arrays cannot be loaded"):
-        Dataset.read(path)
+    assert Dataset.read(path).left_out == {"extra": "not numbers: object"}
+    assert not trap.exists()
+    pickled = write(tmp_path / "pickled.npz", ragged(z=np.array([Planted(trap)] * 5, dtype=object)))
+    with pytest.raises(DataError, match="z holds pickled objects, which are never read"):
+        Dataset.read(pickled)
     assert not trap.exists()
     path = write(tmp_path / "cut.npz", ragged(energy=np.ones(2)))
     whole = path.read_bytes()
@@ -388,3 +391,19 @@ def test_results_of_another_state_are_refused():
     with pytest.raises(ValueError, match=r"frame 0: its calculator holds results of an earlier state \(positions"):
         Dataset.from_atoms(frames)
     assert len(Dataset.from_atoms(frames[1:])) == 1
+
+
+def test_unit_that_the_frames_state(tmp_path):
+    """ASE takes ``energy=`` of extended XYZ for eV; a file that says otherwise is believed."""
+    path = tmp_path / "stated.extxyz"
+    line = 'Properties=species:S:1:pos:R:3:forces:R:3 energy=-97208.4 energy_unit="{}" pbc="F F F"'
+    frame = "1\n" + line + "\nO 0 0 0 1 2 3\n"
+    path.write_text(frame.format("kcal/mol") * 2)
+    found = Dataset.read(path)
+    assert found.energy_unit == "kcal/mol"
+    assert not found.left_out
+    with pytest.raises(DataError, match="energies are in kcal/mol by the frames, but energy_unit='eV' was given"):
+        Dataset.read(path, energy_unit="eV")
+    path.write_text(frame.format("kcal/mol") + frame.format("Ha"))
+    with pytest.raises(DataError, match=r"different units of energy: Ha, kcal/mol"):
+        Dataset.read(path)

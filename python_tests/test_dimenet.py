@@ -260,7 +260,8 @@ def test_gradients_are_finite(dtype) -> None:
     """Second derivatives too, with collinear and coincident atoms and self loops."""
     model = _small().to(dtype)
     pos = torch.tensor([[0, 0, 0], [1, 0, 0], [2, 0, 0], [1, 0, 0], [0, 1, 0]], dtype=dtype).requires_grad_()
-    nb = sk.neighbor_list(pos.detach(), CUTOFF, self_loops=True)
+    looped = sk.neighbor_list(pos.detach(), CUTOFF, self_loops=True)
+    nb = sk.Neighbors.from_edge_index(looped.edge_index, looped.num_nodes)
     out = model(torch.tensor([6, 1, 8, 1, 7]), pos, nb=nb)
     (forces,) = torch.autograd.grad(out.sum(), pos, create_graph=True)
     found = torch.autograd.grad(forces.square().sum(), [pos, *model.parameters()], allow_unused=True)

@@ -57,7 +57,7 @@ def test_reproduce_rmd17(archive: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert row["paper"] == 0.427
     assert row["status"] == "reduced"
     assert row["runs"] == [pytest.approx(row["mean"])]
-    potential = sk.load_potential(out / "SchNet-0" / "potential.pt")
+    potential = sk.load_potential(out / "SchNet-0-quick" / "potential.pt")
     test = Dataset.read(archive, split="test", energy_unit="kcal/mol")
     batch = test.loader(rmd17.CUTOFF).collate(torch.arange(40))
     _, forces = sk.energy_and_forces(potential, batch.z, batch.pos, batch.batch, nb=batch.nb)
@@ -129,6 +129,61 @@ def test_train_again_needs_resume(archive: Path, tmp_path: Path, capsys: pytest.
     with pytest.raises(SystemExit):
         cli.main([*command, "--resume"])
     assert "last.pt" in capsys.readouterr().err
+
+
+def _train(data: Dataset, out: Path, cutoff: float = 4.0, **options) -> training.Result:
+    settings = training.Settings(epochs=2, batch_size=10)
+    task = training.EnergyForces(0.01, 1.0, per_atom=options.pop("per_atom", False))
+    network = lambda: sk.models.SchNet(1, 4, 4, 1, 5, cutoff)  # noqa: E731
+    return training.train_potential(network, data, settings, task, out=out, progress=False, **options)[1]
+
+
+def test_resuming_another_run_is_refused(archive: Path, tmp_path: Path) -> None:
+    """Each of these would train on, with weights that were made for something else."""
+    data = Dataset.read(archive, split="test", energy_unit="kcal/mol")
+    first = _train(data, tmp_path)
+    assert _train(data, tmp_path, resume=True).best == first.best
+    moved = Dataset.read(archive, split="train", energy_unit="kcal/mol").subset(range(40))
+    for what, changed in (
+        ("model", {"cutoff": 3.0}),
+        ("task", {"per_atom": True}),
+        ("train_data", {"data": moved}),
+        ("model was .*kcal/mol.*now .*eV", {"data": data.in_unit("eV")}),
+    ):
+        with pytest.raises(training.CheckpointError, match=f"of another run: .*{what}"):
+            _train(**{"data": data, "out": tmp_path, "resume": True, **changed})
+
+
+def test_graphs_and_units_must_be_the_models(archive: Path) -> None:
+    data = Dataset.read(archive, split="test", energy_unit="kcal/mol")
+    potential = sk.Potential.fit(sk.models.SchNet(1, 4, 4, 1, 5, 4.0), data)
+    task = training.EnergyForces()
+    with pytest.raises(ValueError, match="nb must be complete for the model's cutoff of 4 Å, got a list for 3 Å"):
+        training.evaluate(potential, task, data.loader(3.0))
+    with pytest.raises(ValueError, match="the model is in kcal/mol, but the targets are in eV"):
+        training.evaluate(potential, task, data.in_unit("eV").loader(4.0))
+    assert training.evaluate(potential, task, data.loader(5.0)) == pytest.approx(
+        training.evaluate(potential, task, data.loader(4.0)), rel=1e-5
+    )
+
+
+def test_one_run_per_folder(archive: Path, tmp_path: Path) -> None:
+    from symkern.training.lock import only_run
+
+    data = Dataset.read(archive, split="test", energy_unit="kcal/mol")
+    with only_run(tmp_path / "run"), pytest.raises(FileExistsError, match="another process is training there"):
+        _train(data, tmp_path / "run")
+    _train(data, tmp_path / "run")
+    assert not list((tmp_path / "run").glob("*.partial"))
+
+
+def test_provenance_is_that_of_the_training(archive: Path, tmp_path: Path, monkeypatch) -> None:
+    """Rerunning at a later commit only rewrites the summary: it must keep naming the commit that trained."""
+    monkeypatch.setattr(rmd17, "MODELS", {"SchNet": lambda: sk.models.SchNet(1, 4, 4, 1, 5, rmd17.CUTOFF)})
+    for commit in ("first", "second"):
+        monkeypatch.setattr(record, "commit", lambda commit=commit: commit)
+        content = rmd17.run(archive, tmp_path, quick=True, models=("SchNet",), progress=False)
+        assert content["commit"] == "first"
 
 
 def test_training_improves_and_is_judged_on_unseen_frames(archive: Path, tmp_path: Path) -> None:

@@ -106,24 +106,35 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such file"):
         sk.load_potential(path)
     path.write_bytes(b"")
-    with pytest.raises(PotentialError, match="not a readable potential"):
+    with pytest.raises(PotentialError, match=r"truncated|not made of tensors"):
         sk.load_potential(path)
     whole = _save(path).read_bytes()
     for size in (100, len(whole) // 2, len(whole) - 30):
         path.write_bytes(whole[:size])
-        with pytest.raises(PotentialError, match="not a readable potential"):
+        with pytest.raises(PotentialError, match=r"truncated|not made of tensors"):
             sk.load_potential(path)
     torch.save({"weight": torch.zeros(3)}, path)
     with pytest.raises(PotentialError, match="holds no potential"):
         sk.load_potential(path)
     with pytest.raises(PotentialError, match=r"unknown model 'Evil', known: .*SchNet"):
         sk.load_potential(_save(path, model="Evil"))
-    with pytest.raises(PotentialError, match="later symkern"):
+    with pytest.raises(PotentialError, match="has version 99, this symkern reads version 1"):
         sk.load_potential(_save(path, version=99))
     with pytest.raises(PotentialError, match="settings and weights do not fit"):
         sk.load_potential(_save(path, model_config={"hidden": 9}))
     with pytest.raises(PotentialError, match="settings and weights do not fit"):
         sk.load_potential(_save(path, state=None))
+    with pytest.raises(PotentialError, match="has version None"):
+        sk.load_potential(_save(path, version=None))
+    with pytest.raises(PotentialError, match="not finite"):
+        sk.load_potential(_save(path, state={k: v * math.nan for k, v in small().state_dict().items()}))
+    flipped = bytearray(_save(path).read_bytes())
+    at = flipped.find(small().embedding.weight[7].detach().numpy().tobytes())
+    assert at > 0
+    flipped[at + 5] ^= 0x40
+    path.write_bytes(bytes(flipped))
+    with pytest.raises(PotentialError, match="checksum"):
+        sk.load_potential(path)
 
 
 class Payload:
@@ -136,7 +147,7 @@ class Payload:
 def test_nothing_in_a_file_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"format": "symkern potential", "version": 1, "model": Payload()}, "potential.pt")
-    with pytest.raises(PotentialError, match="not a readable potential"):
+    with pytest.raises(PotentialError, match=r"truncated|not made of tensors"):
         sk.load_potential("potential.pt")
     assert not Path("executed").exists()
 
@@ -182,6 +193,30 @@ def test_energy_and_forces_in_no_grad_and_detached() -> None:
     assert not energy.requires_grad
     assert not forces.requires_grad
     assert forces.abs().max() > 0
+
+
+def test_energy_and_forces_in_inference_mode() -> None:
+    expected = sk.energy_and_forces(small(), Z, POS, BATCH)
+    model = small()
+    with torch.inference_mode():
+        made_inside = POS.clone()
+        nb = sk.neighbor_list(made_inside, 3.0, batch=BATCH.clone())
+        for arguments in ({}, {"nb": nb}):
+            found = sk.energy_and_forces(model, Z.clone(), made_inside, BATCH.clone(), **arguments)
+            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_one_energy_per_structure_not_per_atom() -> None:
+    with pytest.raises(ValueError, match=r"one energy per structure, .* with B = 1, got shape \(3,\)"):
+        sk.energy_and_forces(lambda z, pos, *args, **kwargs: pos.sum(1), Z[:3], POS[:3])
+
+
+def test_weights_bring_scale_and_references_along() -> None:
+    one = sk.Potential(small(), references={1: -1.0, 6: -2.0, 8: -3.0}, scale=2.0)
+    other = sk.Potential(small(), references={1: 0.0, 6: 0.0, 8: 0.0}, scale=5.0)
+    other.load_state_dict(one.state_dict())
+    assert other.config == one.config
+    assert torch.equal(other(Z, POS, BATCH), one(Z, POS, BATCH))
 
 
 def test_energy_and_forces_reaches_the_callers_positions() -> None:

@@ -236,7 +236,7 @@ def test_damaged_checkpoints_are_refused(finished: Path, monkeypatch: pytest.Mon
     damaged = {
         "truncated": [whole[:n] for n in (0, 1, 100, len(whole) // 2, len(whole) - 1)],
         "corrupted": [whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]],
-        "no checkpoint": [b"no zip file" * 100, pickle.dumps(Malicious())],
+        "no file of this kind": [b"no zip file" * 100, pickle.dumps(Malicious())],
     }
     for reason, contents in damaged.items():
         for content in contents:

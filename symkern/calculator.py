@@ -34,7 +34,7 @@ class Calculator(ase_calculator.Calculator):
         device: where to compute.
 
     Raises:
-        ValueError: no unit given for a model that knows none, an unknown unit.
+        ValueError: no unit given for a model that knows none, an unknown unit, another one than the potential's.
         PotentialError, FileNotFoundError: as `load_potential`.
     """
 
@@ -55,6 +55,8 @@ class Calculator(ase_calculator.Calculator):
         unit = energy_unit or (model.energy_unit if isinstance(model, Potential) else None)
         if unit is None:
             raise ValueError("energy_unit must be given for a model that is no Potential, for example 'eV'")
+        if isinstance(model, Potential) and unit != model.energy_unit:
+            raise ValueError(f"energy_unit must be that of the potential, {model.energy_unit!r}, got {unit!r}")
         self._in_ev = energy_factor(unit, "eV")
         self.dtype = dtype or next((p.dtype for p in model.parameters()), torch.get_default_dtype())
         self.device = torch.device(device)
@@ -74,13 +76,15 @@ class Calculator(ase_calculator.Calculator):
 
         Raises:
             PropertyNotImplementedError: the stress of atoms whose cell has no volume.
-            ValueError: what the model raises.
+            ValueError: a periodic direction without a lattice vector; what the model raises.
         """
         super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
         atoms = cast(Atoms, self.atoms)
         stress = "stress" in properties
         if stress and atoms.cell.rank < 3:
             raise ase_calculator.PropertyNotImplementedError("stress needs a cell with three lattice vectors")
+        if (atoms.pbc & ~atoms.cell.any(1)).any():
+            raise ValueError(f"pbc must be False along lattice vectors that are zero, got {atoms.pbc} and {atoms.cell}")
         z = self._tensor(atoms.numbers, torch.int64)
         pos = self._tensor(atoms.positions, self.dtype)
         setting: dict[str, Any] = {}

@@ -46,12 +46,18 @@ def energy_and_forces(
         ValueError: a model with more than one output per structure; `stress` without a cell, or with one whose volume
             is zero; what the model raises.
     """
+    if torch.is_inference_mode_enabled():
+        # inference tensors take no part in derivatives: their copies do
+        with torch.inference_mode(False):
+            arguments = {"cell": _usable(cell), "pbc": _usable(pbc), "nb": None if nb is None else nb._map(_copied)}
+            z, pos, batch = _copied(z), _copied(pos), _usable(batch)
+            return energy_and_forces(model, z, pos, batch, **arguments, stress=stress, create_graph=create_graph)
     with torch.enable_grad():
         points = pos if create_graph and pos.requires_grad else pos.detach().requires_grad_()
         at, box, strain = points, cell, None
         if stress:
             at, box, strain = _strained(points, batch, cell, nb)
-        energy = _per_structure(model(z, at, batch, cell=box, pbc=pbc, nb=nb))
+        energy = _per_structure(model(z, at, batch, cell=box, pbc=pbc, nb=nb), _num_structures(batch, cell, nb))
         inputs = [points] if strain is None else [points, strain]
         if energy.requires_grad:
             # single atoms have no edges: their energies depend on no position
@@ -75,6 +81,8 @@ def _strained(
     if cell is None:
         raise ValueError("stress needs a cell: a molecule without one has no volume")
     count = _num_structures(batch, cell, nb)
+    if count is None:
+        count = int(batch[-1]) + 1 if batch is not None and len(batch) else 0
     cells = cell.expand(count, 3, 3)
     if bool((torch.linalg.det(cells.detach()) == 0).any()):
         raise ValueError("stress needs cells with a volume, but a cell's lattice vectors are linearly dependent")
@@ -85,19 +93,30 @@ def _strained(
     return moved, cells + cells @ deform, strain
 
 
-def _num_structures(batch: Tensor | None, cell: Tensor, nb: Neighbors | None) -> int:
+def _num_structures(batch: Tensor | None, cell: Tensor | None, nb: Neighbors | None) -> int | None:
+    """As far as it is known without reading the batch."""
     if nb is not None:
         return nb.num_structures
-    if cell.dim() == 3:
+    if cell is not None and cell.dim() == 3:
         return cell.shape[0]
-    return 1 if batch is None else int(batch[-1]) + 1 if len(batch) else 0
+    return 1 if batch is None else None
 
 
-def _per_structure(energy: Any) -> Tensor:
+def _copied(x: Tensor) -> Tensor:
+    return x.clone() if x.is_inference() else x
+
+
+def _usable(x: Any) -> Any:
+    return _copied(x) if isinstance(x, Tensor) else x
+
+
+def _per_structure(energy: Any, count: int | None) -> Tensor:
     if not isinstance(energy, Tensor):
         raise TypeError(f"model must return a tensor of energies, got {type(energy)}")
-    if energy.dim() == 2 and energy.shape[1] == 1:
-        return energy.squeeze(1)
-    if energy.dim() != 1:
-        raise ValueError(f"model must give one energy per structure, (B, 1) or (B,), got shape {tuple(energy.shape)}")
-    return energy
+    fits = energy.dim() == 1 or (energy.dim() == 2 and energy.shape[1] == 1)
+    if not fits or count not in (None, energy.shape[0]):
+        known = "" if count is None else f" with B = {count}"
+        raise ValueError(
+            f"model must give one energy per structure, (B, 1) or (B,){known}, got shape {tuple(energy.shape)}"
+        )
+    return energy.reshape(-1)

@@ -50,6 +50,9 @@ class Neighbors:
         cell_shifts: (E, 3) int32 in units of the lattice vectors, or None where there is no cell.
         order: (E,) int64, for graphs made by `from_edge_index`: edge e is column order[e] of the given edge_index, so
             ``edge_attr[order]`` follows the edges.
+        cutoff: Å that the list is complete for, or None where that is not known.
+        full: both directions of each pair; False for half lists.
+        self_loops: whether atoms are their own neighbors at zero shift, as far as is known.
     """
 
     edge_index: Tensor
@@ -57,6 +60,9 @@ class Neighbors:
     ptr: Tensor
     cell_shifts: Tensor | None = None
     order: Tensor | None = field(default=None, repr=False)
+    cutoff: float | None = None
+    full: bool = True
+    self_loops: bool = False
 
     @property
     def num_nodes(self) -> int:
@@ -141,7 +147,8 @@ class Neighbors:
             return None if x is None else change(x)
 
         tensors = change(self.edge_index), change(self.row_ptr), change(self.ptr)
-        changed = Neighbors(*tensors, maybe(self.cell_shifts), maybe(self.order))
+        known = self.cutoff, self.full, self.self_loops
+        changed = Neighbors(*tensors, maybe(self.cell_shifts), maybe(self.order), *known)
         for name in ("batch", "reverse"):
             if name in self.__dict__:
                 changed.__dict__[name] = change(self.__dict__[name])

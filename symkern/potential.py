@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from symkern import _files as files
 from symkern.neighbors import Neighbors
 from symkern.nn.basic import check_positive
 from symkern.ops.segment_sum import segment_sum
@@ -42,11 +42,14 @@ class Potential(nn.Module):
 
     Attributes:
         config: all that is not a weight, as plain values.
+        scale: () float64, and table: (119,) float64 energies by atomic number, NaN where there is none, or None. They
+            are buffers: weights of a potential bring them along.
 
     Raises:
         ValueError: a scale that is not positive, a reference that is not finite, an unknown unit.
     """
 
+    scale: Tensor
     table: Tensor | None
 
     def __init__(
@@ -63,9 +66,9 @@ class Potential(nn.Module):
         for z, energy in (references or {}).items():
             if not 1 <= z < _ELEMENTS or not math.isfinite(energy):
                 raise ValueError(f"references must map atomic numbers to finite energies, got {z}: {energy}")
-        self.model, self.scale, self.energy_unit = model, float(scale), energy_unit
-        self.references = None if references is None else {int(z): float(e) for z, e in sorted(references.items())}
-        self.register_buffer("table", self._table(), persistent=False)
+        self.model, self.energy_unit = model, energy_unit
+        self.register_buffer("scale", torch.tensor(float(scale), dtype=torch.float64))
+        self.register_buffer("table", None if references is None else _table(references))
 
     @property
     def cutoff(self) -> float:
@@ -73,12 +76,19 @@ class Potential(nn.Module):
         return float(self.model.cutoff)  # type: ignore[arg-type]
 
     @property
+    def references(self) -> dict[int, float] | None:
+        """Energy of each element, or None."""
+        if self.table is None:
+            return None
+        return {z: energy for z, energy in enumerate(self.table.tolist()) if math.isfinite(energy)}
+
+    @property
     def config(self) -> dict[str, Any]:
         return {
             "model": type(self.model).__name__,
             "model_config": dict(self.model.config),  # type: ignore[arg-type]
             "references": self.references,
-            "scale": self.scale,
+            "scale": float(self.scale),
             "energy_unit": self.energy_unit,
         }
 
@@ -158,29 +168,26 @@ class Potential(nn.Module):
             OSError: `path` cannot be written to.
         """
         content = {"format": _FORMAT, "version": _VERSION, **self.config, "state": self.model.state_dict()}
-        path = Path(path)
-        partial = path.with_name(path.name + ".partial")
-        torch.save(content, partial)
-        os.replace(partial, path)
-
-    def _table(self) -> Tensor | None:
-        if self.references is None:
-            return None
-        table = torch.full((_ELEMENTS,), math.nan, dtype=torch.float64)
-        for z, energy in self.references.items():
-            table[z] = energy
-        return table
+        files.write(Path(path), content)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Potential:
+        exact = self.scale, self.table
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if self.table is not None:  # module.float() and module.half() must not round the energies
-            table = self._table()
-            assert table is not None
-            self.table = table.to(self.table.device)
+        # module.float() and module.half() must not round the energies
+        self.scale = exact[0].to(self.scale.device)
+        if exact[1] is not None and self.table is not None:
+            self.table = exact[1].to(self.table.device)
         return self
 
     def extra_repr(self) -> str:
         return f"scale={self.scale:g} {self.energy_unit}, elements={list(self.references or {})}"
+
+
+def _table(references: Mapping[int, float]) -> Tensor:
+    table = torch.full((_ELEMENTS,), math.nan, dtype=torch.float64)
+    for z, energy in references.items():
+        table[int(z)] = float(energy)
+    return table
 
 
 def load_potential(path: Path | str, *, device: torch.device | str = "cpu") -> Potential:
@@ -197,20 +204,21 @@ def load_potential(path: Path | str, *, device: torch.device | str = "cpu") -> P
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch, zipfile and pickle raise a dozen kinds
-        reason = " ".join(str(error).split()) or "no reason given"
-        raise PotentialError(f"{path}: not a readable potential ({type(error).__name__}: {reason[:300]})") from error
+        content = files.read(path)
+    except files.FileError as error:
+        raise PotentialError(str(error)) from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise PotentialError(f"{path}: holds no potential (Potential.save writes them)")
-    if content["version"] > _VERSION:
-        raise PotentialError(f"{path}: written by a later symkern (format {content['version']}, known: {_VERSION})")
+    if content.get("version") != _VERSION:
+        raise PotentialError(f"{path}: has version {content.get('version')!r}, this symkern reads version {_VERSION}")
     name = content.get("model")
     if name not in models.__all__:
         raise PotentialError(f"{path}: unknown model {name!r}, known: {', '.join(models.__all__)}")
     try:
         model = getattr(models, name)(**content["model_config"])
         first = next(iter(content["state"].values()))
+        if not all(bool(value.isfinite().all()) for value in content["state"].values()):
+            raise ValueError("weights that are not finite")
         model.to(first.dtype).load_state_dict(content["state"])
         settings = {key: content[key] for key in ("references", "scale", "energy_unit")}
         return Potential(model, **settings).to(device)

@@ -92,7 +92,9 @@ class VerletList:
         padding = (nb.num_edges if "max_edges" in self._setting else len(keep)) - len(keep)
         edge_index = torch.nn.functional.pad(edge_index, (0, padding))
         shifts = None if shifts is None else torch.nn.functional.pad(shifts, (0, 0, 0, padding))
-        return Neighbors(edge_index, row_ptr, nb.ptr, shifts)
+        return Neighbors(
+            edge_index, row_ptr, nb.ptr, shifts, cutoff=self.cutoff, full=nb.full, self_loops=nb.self_loops
+        )
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -23,7 +23,7 @@ _OPTIONAL = {"ptr", "cell", "pbc", "name"}
 
 
 def read(path: Path, choose: Callable[[Path, set[str]], Iterable[str]]) -> Arrays:
-    """The arrays of an archive whose names ``choose(path, names)`` returns. Pickled objects are refused.
+    """The arrays of an archive whose names ``choose(path, names)`` returns; pickled objects are not read.
 
     Raises:
         DataError: not a readable archive, or what `choose` raises.
@@ -34,12 +34,22 @@ def read(path: Path, choose: Callable[[Path, set[str]], Iterable[str]]) -> Array
         if not isinstance(opened, np.lib.npyio.NpzFile):
             raise DataError(f"{path}: a bare array, expected an .npz archive")
         with opened as archive:
-            return {key: np.asarray(archive[key]) for key in choose(path, set(archive.keys()))}
+            return {key: _array(archive, key) for key in choose(path, set(archive.keys()))}
     except DataError:
         raise
     except Exception as error:  # numpy, zipfile, zlib and tokenize raise a dozen kinds for damaged archives
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{path}: not a readable .npz archive ({type(error).__name__}: {reason})") from error
+
+
+def _array(archive: Any, key: str) -> NDArray[Any]:
+    """One array; an empty one in place of pickled objects, which are not read."""
+    try:
+        return np.asarray(archive[key])
+    except ValueError as error:
+        if "Object arrays" in str(error):
+            return np.empty(0, dtype=object)
+        raise
 
 
 def splits(keys: Iterable[str]) -> list[str]:
@@ -117,6 +127,8 @@ def _periodicity(
 def _typed(path: Path, arrays: Arrays, key: str, kinds: str, shape: tuple[int | None, ...]) -> NDArray[Any]:
     """The array `key`, if its dtype is of one of `kinds` and its shape fits (None fits any length)."""
     array = arrays[key]
+    if array.dtype == object:
+        raise DataError(f"{path}: {key} holds pickled objects, which are never read")
     fits = array.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, array.shape, strict=True))
     if array.dtype.kind not in kinds or not fits:
         kind = {"iu": "integers", "f": "floats", "b": "bool", "US": "strings"}[kinds]

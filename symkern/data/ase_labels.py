@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from symkern.data.labels import PER_ATOM, PER_STRUCTURE, Labels, Request, ambiguous, full_stress, is_numeric
 
 _GEOMETRY = {"numbers", "positions"}
-_BOOKKEEPING = {"unique_id", "name"}
+_BOOKKEEPING = {"unique_id", "name", "energy_unit"}
 
 
 def labels_of(frames: Sequence[Any], request: Request) -> tuple[Labels, bool]:
@@ -53,6 +53,18 @@ def labels_of(frames: Sequence[Any], request: Request) -> tuple[Labels, bool]:
             in_ev = in_ev and from_calculator[name]
     labels.check(request)
     return labels, in_ev
+
+
+def stated_unit(frames: Sequence[Any]) -> str | None:
+    """The unit of energy that the frames state in ``info["energy_unit"]``, if they do.
+
+    Raises:
+        ValueError: they state different ones.
+    """
+    stated = {str(unit) for atoms in frames if (unit := atoms.info.get("energy_unit")) is not None}
+    if len(stated) > 1:
+        raise ValueError(f"the frames state different units of energy: {', '.join(sorted(stated))}")
+    return next(iter(stated), None)
 
 
 def check_current(frames: Sequence[Any]) -> None:

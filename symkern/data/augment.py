@@ -66,6 +66,12 @@ class AugmentedLoader:
     def __len__(self) -> int:
         return len(self.loader)
 
+    @property
+    def fingerprint(self) -> str:
+        """As `Loader.fingerprint`."""
+        kinds = [sorted(names) for names in (self.vectors, self.matrices)]
+        return f"{self.loader.fingerprint} {self.rotation} {self.noise} {self.seed} {kinds}"
+
     def set_epoch(self, epoch: int) -> None:
         """Draws the rotations and displacements of all structures for this epoch."""
         self._turns = self._moves = None

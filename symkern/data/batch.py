@@ -26,6 +26,7 @@ class Batch:
         targets: properties (B, ...) of structures and (N, ...) of atoms, such as "energy" (B,) float64, "forces" (N, 3)
             and "stress" (B, 3, 3).
         index: (B,) int64 which structures of the dataset these are.
+        energy_unit: of the targets, as in the dataset.
     """
 
     z: Tensor
@@ -37,6 +38,7 @@ class Batch:
     nb: Neighbors | None = None
     targets: dict[str, Tensor] = field(default_factory=dict)
     index: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    energy_unit: str | None = None
 
     @property
     def num_structures(self) -> int:
@@ -80,4 +82,5 @@ class Batch:
             None if self.nb is None else self.nb._map(once),
             {name: once(value) for name, value in self.targets.items()},
             once(self.index),
+            self.energy_unit,
         )

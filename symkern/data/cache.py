@@ -23,7 +23,7 @@ _VERSION = 1
 def cached_path(folder: Path, pos: Tensor, cutoff: float, ptr: Tensor, cell: Tensor | None, pbc: Tensor | None) -> Path:
     """The file for exactly these structures: its name holds their hash, so it cannot be out of date."""
     given = [x for x in (pos, ptr, cell, pbc) if x is not None]
-    return folder / f"graphs-{_digest(given, f'{_VERSION} {float(cutoff)!r}')}.pt"
+    return folder / f"graphs-{digest(given, f'{_VERSION} {float(cutoff)!r}')}.pt"
 
 
 def load(path: Path) -> Graphs | None:
@@ -33,7 +33,7 @@ def load(path: Path) -> Graphs | None:
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
         parts = [stored[name] for name in ("degrees", "edge_ptr", "relative", "shifts")]
-        if stored["digest"] != _digest([x for x in parts if x is not None], ""):
+        if stored["digest"] != digest([x for x in parts if x is not None], ""):
             raise ValueError("its contents have changed")
         arrays: list[Any] = [None if x is None else x.numpy() for x in parts]
         return Graphs(*arrays)
@@ -50,12 +50,12 @@ def store(path: Path, graphs: Graphs) -> None:
         for name, value in vars(graphs).items()
     }
     content = io.BytesIO()
-    torch.save({**parts, "digest": _digest([x for x in parts.values() if x is not None], "")}, content)
+    torch.save({**parts, "digest": digest([x for x in parts.values() if x is not None], "")}, content)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, content.getbuffer())
 
 
-def _digest(tensors: Iterable[Tensor], text: str) -> str:
+def digest(tensors: Iterable[Tensor], text: str) -> str:
     state = hashlib.blake2b(text.encode(), digest_size=16)
     for tensor in tensors:
         state.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from symkern.data import ase_files, selection
 from symkern.data.archive_labels import read_labelled
-from symkern.data.ase_labels import check_current, labels_of
+from symkern.data.ase_labels import check_current, labels_of, stated_unit
 from symkern.data.export import to_atoms, write_archive
 from symkern.data.files import existing
 from symkern.data.labels import IN_ENERGY_UNIT, Labels, Request
@@ -84,8 +84,8 @@ class Dataset:
             path: the file. For archives see the layouts in `symkern.data.archive` and `symkern.data.archive_labels`.
             split: which trajectory of an archive that holds several, such as "train" for ``train_pos``.
             energy, forces, stress: what these targets are called in the file, if not just so: ``energy="u0"``.
-            energy_unit: their unit. Needed where the file does not state it: only calculator results read through ASE
-                (eV) and archives with an array ``energy_unit`` do.
+            energy_unit: their unit. Needed where the file does not state it, as archives do with an array
+                ``energy_unit`` and other formats in ``info``. Calculator results read through ASE count as eV.
             per_structure, per_atom: names of properties whose shape leaves open which they are.
 
         Raises:
@@ -170,7 +170,10 @@ class Dataset:
     def _from_frames(cls, source: str, frames: Sequence[Any], request: Request, energy_unit: str | None) -> Dataset:
         labels, in_ev = labels_of(frames, request)
         labelled = any(name in {*labels.per_structure, *labels.per_atom} for name in IN_ENERGY_UNIT)
-        unit = energy_unit or ("eV" if in_ev and labelled else None)
+        stated = stated_unit(frames)
+        if stated is not None and energy_unit not in (None, stated):
+            raise ValueError(f"energies are in {stated} by the frames, but energy_unit={energy_unit!r} was given")
+        unit = energy_unit or stated or ("eV" if in_ev and labelled else None)
         return cls._from_labels(ase_files.structures(source, frames), labels, unit)
 
     def __len__(self) -> int:

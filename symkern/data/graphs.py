@@ -39,7 +39,9 @@ class Graphs:
     relative: NDArray[np.int32]
     shifts: NDArray[np.int32] | None
 
-    def gather(self, index: NDArray[np.int64], ptr: Tensor, atoms: NDArray[np.int64], batch: Tensor) -> Neighbors:
+    def gather(
+        self, index: NDArray[np.int64], ptr: Tensor, atoms: NDArray[np.int64], batch: Tensor, cutoff: float | None
+    ) -> Neighbors:
         """The graph of the structures at `index`, equal to what `neighbor_list` finds for them.
 
         Args:
@@ -47,6 +49,7 @@ class Graphs:
             ptr: (b + 1,) starts of their atoms in the batch.
             atoms: (n,) their atoms in the whole set.
             batch: (n,) structure of each atom in the batch.
+            cutoff: Å that the graphs were built for.
         """
         starts, ends = self.edge_ptr[index].tolist(), self.edge_ptr[index + 1].tolist()
         degrees = self.degrees[atoms]
@@ -62,7 +65,7 @@ class Graphs:
         reverse = torch.from_numpy(edges + relative[1])
         sender_order = reverse if len(relative) == 2 else torch.from_numpy(edges + relative[2])
         shifts = None if self.shifts is None else torch.from_numpy(_joined(self.shifts, starts, ends, axis=0))
-        nb = Neighbors(torch.from_numpy(edge_index), rows, ptr, shifts)
+        nb = Neighbors(torch.from_numpy(edge_index), rows, ptr, shifts, cutoff=cutoff)
         # as many edges leave an atom as arrive, so sender_ptr is row_ptr
         nb.__dict__.update(batch=batch, reverse=reverse, _by_sender=(sender_order, rows))
         return nb

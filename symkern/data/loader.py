@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,14 @@ class Loader:
         """The shape of each target's values for one structure or atom."""
         return {name: values.shape[1:] for name, values in {**self._of_structures, **self._of_atoms}.items()}
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of all structures, targets and settings; what a resumed run compares."""
+        arrays = [self._z, self._pos, self._ptr, self._cell, self._pbc]
+        arrays += [values for _, values in sorted({**self._of_structures, **self._of_atoms}.items())]
+        text = f"{self.cutoff} {self.dtype} {self.dataset.energy_unit} {sorted(self.tails)}"
+        return cache_files.digest([torch.from_numpy(x) for x in arrays if x is not None], text)
+
     def collate(self, index: Tensor | Sequence[int], *, graph: bool = True) -> Batch:
         """The structures at `index` (b,), in that order; none and repeated ones are allowed.
 
@@ -102,6 +111,9 @@ class Loader:
         targets = {name: _taken(values, which) for name, values in self._of_structures.items()}
         targets.update((name, _taken(values, atoms)) for name, values in self._of_atoms.items())
         starts_of, batch = torch.from_numpy(ptr), torch.from_numpy(owner)
+        nb = None
+        if graph and self._graphs is not None:
+            nb = self._graphs.gather(which, starts_of, atoms, batch, self.cutoff)
         return Batch(
             _taken(self._z, atoms),
             _taken(self._pos, atoms),
@@ -109,9 +121,10 @@ class Loader:
             starts_of,
             None if self._cell is None else _taken(self._cell, which),
             None if self._pbc is None else _taken(self._pbc, which),
-            self._graphs.gather(which, starts_of, atoms, batch) if graph and self._graphs is not None else None,
+            nb,
             targets,
             torch.from_numpy(which),
+            self.dataset.energy_unit,
         )
 
     def _checked(self, index: Tensor | Sequence[int]) -> NDArray[np.int64]:

@@ -46,13 +46,28 @@ class Row:
         }
 
 
-def write(path: Path, name: str, settings: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
-    """Write `path`; returns what it holds.
+def start(folder: Path) -> None:
+    """Note the commit that a run begins with; a run that is resumed keeps its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "last.pt").exists():
+        (folder / "commit").write_text(commit() + "\n", encoding="utf-8")
+
+
+def started_at(folder: Path) -> str:
+    """The commit that `start` noted."""
+    return (folder / "commit").read_text(encoding="utf-8").strip()
+
+
+def write(
+    path: Path, name: str, commits: Sequence[str], settings: Mapping[str, Any], rows: Sequence[Row]
+) -> dict[str, Any]:
+    """Write `path`; returns what it holds. `commits` are those that the runs began with.
 
     Raises:
         OSError: `path` cannot be written to.
     """
-    content = {"name": name, "commit": commit(), "settings": dict(settings), "rows": [row.as_json() for row in rows]}
+    began = ", ".join(sorted(set(commits)))
+    content = {"name": name, "commit": began, "settings": dict(settings), "rows": [row.as_json() for row in rows]}
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return content
 

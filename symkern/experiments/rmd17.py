@@ -77,12 +77,14 @@ def run(
     check_positive(seeds=seeds)
     frames = {split: Dataset.read(_file(data), split=split, energy_unit="kcal/mol") for split in ("train", "test")}
     settings = replace(SETTINGS, epochs=3) if quick else SETTINGS
-    rows = []
+    rows, commits = [], []
+    suffix = "-quick" if quick else ""
     for name in models:
         results = [
-            _train(name, frames, replace(settings, seed=seed), out / f"{name}-{seed}", device, progress)
+            _train(name, frames, replace(settings, seed=seed), out / f"{name}-{seed}{suffix}", device, progress)
             for seed in range(seeds)
         ]
+        commits += [record.started_at(out / f"{name}-{seed}{suffix}") for seed in range(seeds)]
         for term in ("forces_mae", "energy_mae"):
             paper = PUBLISHED[name] if term == "forces_mae" else None
             runs = [result.test[term] for result in results if result.test is not None]
@@ -106,12 +108,13 @@ def run(
         "test": len(frames["test"]),
         "threads": torch.get_num_threads(),
     }
-    return record.write(out / "rmd17-ethanol.json", "rmd17-ethanol", described, rows)
+    return record.write(out / "rmd17-ethanol.json", "rmd17-ethanol", commits, described, rows)
 
 
 def _train(
     name: str, frames: dict[str, Dataset], settings: training.Settings, out: Path, device: str, progress: bool
 ) -> training.Result:
+    record.start(out)
     _, result = train_potential(
         MODELS[name],
         frames["train"],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -26,8 +28,9 @@ def graph_of(
 
     Raises:
         TypeError: an argument is not a tensor, or `nb` not a graph.
-        ValueError: shapes or dtypes that do not fit, an atomic number outside 1 .. `largest_z`, a graph of other
-            structures than `batch`, and what `neighbor_list` raises.
+        ValueError: shapes or dtypes that do not fit; an atomic number outside 1 .. `largest_z`; a graph of other
+            structures than `batch`, without the shifts of a cell, or known to be of a smaller cutoff, half or with
+            self loops; and what `neighbor_list` raises.
     """
     check_tensor("z", z)
     check_tensor("pos", pos)
@@ -49,6 +52,12 @@ def graph_of(
         )
     if nb.num_nodes != len(z):
         raise ValueError(f"nb must be a graph of the {len(z)} atoms of z, got one of {nb.num_nodes}")
+    if nb.cutoff is not None and nb.cutoff < cutoff < math.inf:
+        raise ValueError(f"nb must be complete for the model's cutoff of {cutoff:g} Å, got a list for {nb.cutoff:g} Å")
+    if not nb.full or nb.self_loops:
+        raise ValueError("nb must hold each pair in both directions and no self loops: full=True, self_loops=False")
+    if cell is not None and nb.cell_shifts is None:
+        raise ValueError("nb must have the shifts of the edges where cell is given: it was built without a cell")
     if batch is not None:
         if batch.shape != z.shape:
             raise ValueError(f"batch must have shape (N,) with N = {len(z)} as z, got {tuple(batch.shape)}")

@@ -307,4 +307,5 @@ def _complete_graph(z: Tensor, batch: Tensor | None, cell: Tensor | None, pbc: T
     receivers = torch.repeat_interleave(torch.arange(len(z), device=z.device), others)
     senders = atoms.ptr[atoms.batch[receivers]] + torch.arange(len(receivers), device=z.device) - row_ptr[receivers]
     senders = senders + (senders >= receivers).to(senders.dtype)  # no atom sends to itself
-    return Neighbors(torch.stack([senders, receivers]), row_ptr, atoms.ptr)
+    shifts = None if cell is None else senders.new_zeros((len(senders), 3), dtype=torch.int32)
+    return Neighbors(torch.stack([senders, receivers]), row_ptr, atoms.ptr, shifts)

@@ -84,7 +84,15 @@ def neighbor_list(
         self_loops,
         -1 if max_edges is None else int(max_edges),
     )
-    return Neighbors(edge_index, row_ptr, starts, None if cell is None else shifts)
+    return Neighbors(
+        edge_index,
+        row_ptr,
+        starts,
+        None if cell is None else shifts,
+        cutoff=float(cutoff),
+        full=full,
+        self_loops=self_loops,
+    )
 
 
 def _pbc_mask(pbc: Sequence[bool] | bool) -> int:

@@ -150,6 +150,9 @@ def map_tensors(change: Callable[[Tensor], Tensor], value: Any) -> Any:
             change(value.ptr),
             None if shifts is None else change(shifts),
             None if order is None else change(order),
+            value.cutoff,
+            value.full,
+            value.self_loops,
         )
     if isinstance(value, dict):
         return {name: map_tensors(change, part) for name, part in value.items()}

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Callable
 from typing import NoReturn
 
+import torch
+
 from symkern.data import DataError, Dataset
 from symkern.training.objective import NonFiniteError
 from symkern.training.recipe import NETWORKS, train_potential
@@ -22,6 +24,7 @@ def run(args: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> int:
         test = None
         if args.test is not None or args.test_split is not None:
             test = Dataset.read(args.test or args.file, split=args.test_split or args.split, **labels)
+        device = _device(args.device)
         sizes = [_size(text) for text in args.sizes]
         if test is not None and sizes == [0.8, 0.1, 0.1]:
             sizes = [0.9, 0.1]
@@ -48,7 +51,7 @@ def run(args: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> int:
             sizes=sizes,
             test=test,
             resume=args.resume,
-            device=args.device,
+            device=device,
         )
     except NonFiniteError as error:
         print(f"symkern: {error}")
@@ -61,6 +64,13 @@ def run(args: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> int:
             print(f"{name}: {', '.join(found)} ({data.energy_unit}, Å; epoch {result.best_epoch})")
     print(f"{args.out / 'potential.pt'}")
     return 0
+
+
+def _device(text: str) -> torch.device:
+    try:
+        return torch.device(text)
+    except RuntimeError:
+        raise ValueError(f"--device must be cpu, cuda or cuda:N, got {text!r}") from None
 
 
 def _size(text: str) -> float | int | str:

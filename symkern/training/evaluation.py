@@ -28,6 +28,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Mean of each term over all structures, and "loss". The model is in eval mode meanwhile.
 
+    The model is moved to `device`, and with precision "fp64" converted, and stays so.
+
     Raises:
         NonFiniteError: the loss of a batch is not finite.
         TypeError, ValueError: what task and model raise; a model with parameters of another dtype than `precision`.

@@ -10,6 +10,7 @@ from torch import nn
 
 from symkern.training.interfaces import Source, Task
 from symkern.training.interrupts import Interrupts
+from symkern.training.lock import only_run
 from symkern.training.parallel import join
 from symkern.training.progress import make_progress
 from symkern.training.run import Result, Run
@@ -51,16 +52,20 @@ def fit(
 
     Raises:
         CheckpointError: last.pt cannot be read, or belongs to another run; says what differs.
-        FileExistsError: `out` holds a run and `resume` is not set.
+        FileExistsError: `out` holds a run and `resume` is not set, or another process is writing to it.
         NonFiniteError: loss or gradient is not finite; the last checkpoint stays.
         KeyboardInterrupt: Ctrl-C, or a signal to another process of the run; a checkpoint is left behind.
         TypeError, ValueError: arguments that do not fit together, or what task and model raise.
     """
-    _check_arguments(train, valid, settings, out, resume)
+    _check_arguments(train, valid, test, settings, out, resume)
     group = join(device)
     folder = None if out is None else Path(out)
     cuda = [group.device] if group.device.type == "cuda" else []
-    with Interrupts(insist=group.size == 1) as interrupts, torch.random.fork_rng(cuda):
+    with (
+        only_run(folder if group.main else None),
+        Interrupts(insist=group.size == 1) as interrupts,
+        torch.random.fork_rng(cuda),
+    ):
         run = Run(model, task, train, valid, settings, folder, group, interrupts)
         try:
             run.start(resume)
@@ -71,9 +76,14 @@ def fit(
 
 
 def _check_arguments(
-    train: Source, valid: Source | None, settings: Settings, out: str | os.PathLike[str] | None, resume: bool
+    train: Source,
+    valid: Source | None,
+    test: Source | None,
+    settings: Settings,
+    out: str | os.PathLike[str] | None,
+    resume: bool,
 ) -> None:
-    for name, source in (("train", train), ("valid", valid)):
+    for name, source in (("train", train), ("valid", valid), ("test", test)):
         if source is not None and len(source) == 0:
             raise ValueError(f"{name} has no structures")
     if settings.drop_last and len(train) < settings.batch_size:

@@ -88,7 +88,7 @@ class Run:
         group: Group,
         interrupts: Interrupts,
     ) -> None:
-        self._model, self._train, self._valid, self._settings = model, train, valid, settings
+        self._model, self._task, self._train, self._valid, self._settings = model, task, train, valid, settings
         self._folder, self._group, self._interrupts = folder, group, interrupts
         self._files = RunFiles(folder if group.main else None)
         precision = Precision(settings.precision, group.device)
@@ -261,10 +261,11 @@ class Run:
             if settings.monitor not in valid:
                 raise ValueError(f"monitor: the validation has no items of the term {settings.monitor!r}")
             value = valid[settings.monitor]
-            self._schedule.observe(value)
             best = value < now.best_value
-            now.waited = 0 if best else now.waited + 1
-            now.stopped = settings.patience is not None and now.waited >= settings.patience
+            if (now.epoch + 1) % settings.validate_every == 0:  # not the extra one at the end: a run may be prolonged
+                self._schedule.observe(value)
+                now.waited = 0 if best else now.waited + 1
+                now.stopped = settings.patience is not None and now.waited >= settings.patience
             now.best_value = min(value, now.best_value)
         if best:
             now.best_epoch = now.epoch + 1
@@ -274,6 +275,10 @@ class Run:
         """What must be equal on resuming, besides the settings."""
         return {
             "objective": self._objective.weights,
+            "model": _described(self._model),
+            "task": repr(self._task) if dataclasses.is_dataclass(self._task) else type(self._task).__name__,
+            "train_data": getattr(self._train, "fingerprint", ""),
+            "valid_data": getattr(self._valid, "fingerprint", ""),
             "train_structures": len(self._train),
             "valid_structures": 0 if self._valid is None else len(self._valid),
             "processes": self._group.size,
@@ -323,6 +328,11 @@ class Run:
         except (KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
             raise state.CheckpointError(f"{path}: incomplete: {type(error).__name__}: {error}") from error
         self._mark()
+
+
+def _described(model: nn.Module) -> str:
+    """Class and settings, as far as the model knows them."""
+    return f"{type(model).__name__} {getattr(model, 'config', '')}".strip()
 
 
 def _check_monitor(settings: Settings, objective: Objective) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from symkern import _files
 from symkern.training.settings import Settings
 
 _FORMAT, _VERSION = "symkern training", 1
@@ -22,12 +21,7 @@ class CheckpointError(ValueError):
 
 def write(path: Path, content: Any) -> None:
     """Save tensors and plain values; `path` has either the old content or the new one at any moment."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    _files.write(path, content)
 
 
 def read(path: Path) -> Any:
@@ -37,21 +31,9 @@ def read(path: Path) -> Any:
         CheckpointError: no such file; truncated, corrupted, or holding more than tensors and plain values.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # torch itself does not compare the checksums
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: there is no such file") from None
-    except Exception as error:
-        raise CheckpointError(f"{path}: truncated, or no checkpoint at all: {error}") from error
-    if damaged is not None:
-        raise CheckpointError(f"{path}: corrupted: the checksum of its part {damaged} is wrong")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise CheckpointError(
-            f"{path}: not made of tensors and plain values only, so nothing of it was used: {reason}"
-        ) from error
+        return _files.read(path)
+    except _files.FileError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def write_run(path: Path, content: dict[str, Any]) -> None:

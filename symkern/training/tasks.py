@@ -33,8 +33,8 @@ class EnergyForces:
         loss: "mse" or "mae".
 
     Raises:
-        ValueError: weights out of range, an unknown loss; when called, a target that the batch lacks or that has
-            another shape.
+        ValueError: weights out of range, an unknown loss; when called, a target that the batch lacks, that has
+            another shape, or that is in another unit than the model.
     """
 
     energy_weight: float = 1.0
@@ -70,6 +70,7 @@ class EnergyForces:
             )
         else:
             found = (model(batch.z, batch.pos, batch.batch, **place).flatten(),)
+        _check_unit(model, batch)
         error = found[0].double() - _target(batch, "energy", found[0].shape, self).double()
         if self.per_atom:
             error = error / batch.ptr.diff()
@@ -136,6 +137,15 @@ _ELEMENT_LOSSES = ("mse", "mae", "huber")
 def _mse_and_mae(name: str, error: Tensor) -> dict[str, Term]:
     count = error.numel()
     return {f"{name}_mse": (error.square().sum(), count), f"{name}_mae": (error.abs().sum(), count)}
+
+
+def _check_unit(model: nn.Module, batch: Any) -> None:
+    """Raise ValueError if model and batch both know their unit of energy and disagree."""
+    ours, theirs = getattr(model, "energy_unit", None), getattr(batch, "energy_unit", None)
+    if None not in (ours, theirs) and ours != theirs:
+        raise ValueError(
+            f"the model is in {ours}, but the targets are in {theirs}: convert them with in_unit({ours!r})"
+        )
 
 
 def _target(batch: Any, name: str, shape: torch.Size, task: object) -> Tensor:
