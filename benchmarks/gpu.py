@@ -21,7 +21,7 @@ import torch
 
 import symkern as sk
 
-from . import contest, edge_ops, machine, peers, report, systems
+from . import basis_ops, contest, edge_ops, machine, peers, report, systems
 from .peers import OURS, Entry
 from .report import Row
 from .systems import System
@@ -122,6 +122,33 @@ class Bench:
             entries = edge_ops.entries(edge_ops.norm_contestants(False), vectors, backward)
             self.add(f"safe_norm, {part}", name, entries, edge_ops.norm_work(nb.num_edges, backward))
 
+    def bases(self, edges: int, structures: int) -> None:
+        d = 0.1 + (basis_ops.RADIAL_CUTOFF - 0.1) * torch.rand(edges, device=self.device)
+        eager = basis_ops.eager_radial("gaussian", self.device)
+        calls = {
+            OURS: lambda d: sk.radial_basis(d, basis_ops.RADIAL_CUTOFF, basis_ops.BASIS),
+            "eager, as written": eager,
+        }
+        for backward, part in ((False, "forward"), (True, "forward + gradient")):
+            entries = edge_ops.entries(calls, d, backward)
+            name = f"{edges:,} distances x {basis_ops.BASIS}"
+            self.add(f"radial_basis gaussian, {part}", name, entries, basis_ops.radial_work(edges, backward))
+        system = systems.molecules(structures).to(self.device)
+        nb = system.edges()
+        tri = sk.triplets(nb)
+        vec = sk.edge_vectors(system.positions, nb)
+        d, angle = sk.safe_norm(vec).clamp(min=2.5), sk.edge_angles(vec, tri)
+        options = (basis_ops.CUTOFF, basis_ops.SPHERICAL, basis_ops.RADIAL)
+        layer, kj = basis_ops.pyg_layer(), tri.kj.contiguous()
+        calls = {
+            OURS: lambda d: sk.spherical_basis(d, angle, tri, *options, exponent=basis_ops.EXPONENT),
+            "eager, PyG's formulas": lambda d: layer(d, angle, kj),
+        }
+        for backward, part in ((False, "forward"), (True, "forward + gradient")):
+            entries = edge_ops.entries(calls, d, backward)
+            name = f"{tri.num_triplets:,} triplets of {system.name}"
+            self.add(f"spherical_basis, {part}", name, entries, basis_ops.spherical_work(tri, backward))
+
 
 class Rotating:
     """Calls neighbor_list with one of several copies of the positions after the other.
@@ -193,6 +220,7 @@ def main(arguments: list[str] | None = None) -> int:
         ("4096 x 18", lambda: bench.neighbor_list(systems.molecules(16 if tiny else 4096), True)),
         ("2.7 M edges", lambda: bench.edges(300 if tiny else 30_000)),
         ("27 M edges", lambda: bench.edges(600 if tiny else 300_000)),
+        ("bases", lambda: bench.bases(500 if tiny else 5_000_000, 4 if tiny else 512)),
     ]
     for name, stage in stages:
         try:

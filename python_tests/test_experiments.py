@@ -96,9 +96,11 @@ def test_reproduce_rmd17(archive: Path, tmp_path: Path, capsys: pytest.CaptureFi
 def test_bad_arguments(arguments, reason, archive, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SYMKERN_DATA", raising=False)
-    with pytest.raises(SystemExit) as end:
-        cli.main([str(archive) if a == "FILE" else a for a in arguments])
-    assert end.value.code == 2
+    try:
+        code = cli.main([str(archive) if a == "FILE" else a for a in arguments])
+    except SystemExit as end:
+        code = end.code
+    assert code == 2
     error = capsys.readouterr().err
     assert reason in error
     assert "Traceback" not in error
@@ -121,14 +123,46 @@ def test_train_again_needs_resume(archive: Path, tmp_path: Path, capsys: pytest.
     command = ["train", str(archive), "--split", "test", "--energy-unit", "eV", "--out", str(tmp_path / "run")]
     command += ["--hidden", "4", "--layers", "1", "--epochs", "1"]
     assert cli.main(command) == 0
-    with pytest.raises(SystemExit):
-        cli.main(command)
-    assert "resume" in capsys.readouterr().err
+    assert cli.main(command) == 2
+    assert "resume it with --resume" in capsys.readouterr().err
     assert cli.main([*command, "--resume"]) == 0
     (tmp_path / "run" / "last.pt").write_bytes(b"damaged")
-    with pytest.raises(SystemExit):
-        cli.main([*command, "--resume"])
+    assert cli.main([*command, "--resume"]) == 2
     assert "last.pt" in capsys.readouterr().err
+
+
+def test_train_is_prolonged_and_interrupted(archive: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    command = ["train", str(archive), "--split", "test", "--energy-unit", "eV", "--out", str(tmp_path / "run")]
+    command += ["--hidden", "4", "--layers", "1", "--decay-epochs", "3", "--warmup-steps", "2"]
+    assert cli.main([*command, "--epochs", "1"]) == 0
+    assert cli.main([*command, "--epochs", "3", "--resume"]) == 0
+    assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 3
+    capsys.readouterr()
+
+    def interrupted(*_args, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("symkern.training.command.train_potential", interrupted)
+    assert cli.main([*command, "--epochs", "3", "--resume"]) == 130
+    error = capsys.readouterr().err
+    assert "interrupted; " in error
+    assert "last.pt holds the run: continue with --resume" in error
+
+
+def test_train_on_energies_alone(tmp_path: Path, capsys) -> None:
+    frames = _frames(30, 3)
+    rows = np.arange(0, 151, 5)
+    labels = {"REF_energy": frames["energy"], "junk": np.where(np.arange(30) < 2, np.nan, 1.0)}
+    np.savez(tmp_path / "set.npz", z=np.tile(Z, 30), pos=frames["pos"].reshape(-1, 3), ptr=rows, **labels)
+    command = ["train", str(tmp_path / "set.npz"), "--out", str(tmp_path / "run"), "--hidden", "4", "--epochs", "1"]
+    assert cli.main(command) == 2
+    assert "it has, per structure: REF_energy, junk" in capsys.readouterr().err
+    command += ["--energy", "REF_energy", "--energy-unit", "kcal/mol"]
+    assert cli.main(command) == 2
+    assert "--forces-weight 0" in capsys.readouterr().err
+    assert cli.main([*command, "--forces-weight", "0", "--energy-weight", "1", "--device", "foo"]) == 2
+    assert "--device must be cpu, cuda or cuda:N, got 'foo'" in capsys.readouterr().err
+    assert cli.main([*command, "--forces-weight", "0", "--energy-weight", "1"]) == 0
 
 
 def _train(data: Dataset, out: Path, cutoff: float = 4.0, **options) -> training.Result:

@@ -244,6 +244,9 @@ def test_bad_input(model: nn.Module, molecules: dict[str, Tensor]) -> None:
     refuse(ValueError, "z must be int64 of shape", z=molecules["z"].int())
     refuse(TypeError, "z must be a torch.Tensor", z=[1, 2])
     refuse(ValueError, "pos must have shape", pos=molecules["pos"][:-1])
+    refuse(
+        ValueError, "pos must be torch.float64, as the parameters are, got torch.float32", pos=molecules["pos"].float()
+    )
     refuse(ValueError, "must be finite", pos=molecules["pos"] * float("nan"))
     refuse(TypeError, "nb must be symkern.Neighbors", nb=torch.zeros(2, 0, dtype=torch.int64))
     refuse(ValueError, "nb must be a graph of the", nb=sk.neighbor_list(molecules["pos"][:3], 3.0))

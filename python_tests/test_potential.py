@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import symkern as sk
 from symkern.models import SchNet
-from symkern.potential import PotentialError
+from symkern.saved import ModelFileError
 
 Z = torch.tensor([8, 1, 1, 6, 1])
 POS = torch.tensor([[0.0, 0, 0], [0.9, 0.1, 0], [-0.3, 0.9, 0], [0, 0, 0], [1.0, 0.2, 0.3]])
@@ -106,34 +106,34 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such file"):
         sk.load_potential(path)
     path.write_bytes(b"")
-    with pytest.raises(PotentialError, match=r"truncated|not made of tensors"):
+    with pytest.raises(ModelFileError, match=r"truncated|not made of tensors"):
         sk.load_potential(path)
     whole = _save(path).read_bytes()
     for size in (100, len(whole) // 2, len(whole) - 30):
         path.write_bytes(whole[:size])
-        with pytest.raises(PotentialError, match=r"truncated|not made of tensors"):
+        with pytest.raises(ModelFileError, match=r"truncated|not made of tensors"):
             sk.load_potential(path)
     torch.save({"weight": torch.zeros(3)}, path)
-    with pytest.raises(PotentialError, match="holds no potential"):
+    with pytest.raises(ModelFileError, match="holds no model that symkern saved"):
         sk.load_potential(path)
-    with pytest.raises(PotentialError, match=r"unknown model 'Evil', known: .*SchNet"):
-        sk.load_potential(_save(path, model="Evil"))
-    with pytest.raises(PotentialError, match="has version 99, this symkern reads version 1"):
+    with pytest.raises(ModelFileError, match=r"unknown model 'Evil', known: .*SchNet"):
+        sk.load_potential(_save(path, network="Evil"))
+    with pytest.raises(ModelFileError, match="has version 99, this symkern reads version 1"):
         sk.load_potential(_save(path, version=99))
-    with pytest.raises(PotentialError, match="settings and weights do not fit"):
-        sk.load_potential(_save(path, model_config={"hidden": 9}))
-    with pytest.raises(PotentialError, match="settings and weights do not fit"):
-        sk.load_potential(_save(path, state=None))
-    with pytest.raises(PotentialError, match="has version None"):
+    with pytest.raises(ModelFileError, match="settings and weights do not fit"):
+        sk.load_potential(_save(path, network_settings={"hidden": 9}))
+    with pytest.raises(ModelFileError, match="settings and weights do not fit"):
+        sk.load_potential(_save(path, weights=None))
+    with pytest.raises(ModelFileError, match="has version None"):
         sk.load_potential(_save(path, version=None))
-    with pytest.raises(PotentialError, match="not finite"):
-        sk.load_potential(_save(path, state={k: v * math.nan for k, v in small().state_dict().items()}))
+    with pytest.raises(ModelFileError, match="not finite"):
+        sk.load_potential(_save(path, weights={k: v * math.nan for k, v in small().state_dict().items()}))
     flipped = bytearray(_save(path).read_bytes())
     at = flipped.find(small().embedding.weight[7].detach().numpy().tobytes())
     assert at > 0
     flipped[at + 5] ^= 0x40
     path.write_bytes(bytes(flipped))
-    with pytest.raises(PotentialError, match="checksum"):
+    with pytest.raises(ModelFileError, match="checksum"):
         sk.load_potential(path)
 
 
@@ -146,8 +146,8 @@ class Payload:
 
 def test_nothing_in_a_file_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    torch.save({"format": "symkern potential", "version": 1, "model": Payload()}, "potential.pt")
-    with pytest.raises(PotentialError, match=r"truncated|not made of tensors"):
+    torch.save({"format": "symkern model", "version": 1, "kind": Payload()}, "potential.pt")
+    with pytest.raises(ModelFileError, match=r"truncated|not made of tensors"):
         sk.load_potential("potential.pt")
     assert not Path("executed").exists()
 

@@ -46,6 +46,34 @@ def test_from_pyg_with_normalised_targets() -> None:
     torch.testing.assert_close(scaled(*systems), 0.5 * (3.0 * plain(*systems) + 0.7 * atoms), rtol=1e-12, atol=1e-12)
 
 
+def test_from_pyg_knows_aggregation_modules() -> None:
+    """PyG keeps its readout as a module: SumAggregation() for "add"."""
+    module = CASES["mean"].module
+    for name, readout in (("SumAggregation", "sum"), ("MeanAggregation", "mean")):
+        made = type(module)(**{**vars(module), "readout": type(name, (), {})()})
+        assert SchNet.from_pyg(made).readout == readout  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="module must have readout add, sum or mean"):
+        SchNet.from_pyg(type(module)(**{**vars(module), "readout": "max"}))  # type: ignore[arg-type]
+
+
+def test_from_the_real_pyg() -> None:
+    models = pytest.importorskip("torch_geometric.nn.models")
+    torch.manual_seed(0)
+    theirs = models.SchNet(16, 12, 2, 10, 4.0).double()
+    recorded = CASES["add"]
+
+    class Graph(nn.Module):
+        """In place of torch-cluster's radius graph."""
+
+        def forward(self, pos: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
+            nb = sk.neighbor_list(pos, 4.0, batch=batch)
+            return nb.edge_index, sk.safe_norm(sk.edge_vectors(pos, nb))
+
+    theirs.interaction_graph = Graph()
+    systems = (recorded.z, recorded.pos, recorded.batch)
+    torch.testing.assert_close(SchNet.from_pyg(theirs)(*systems), theirs(*systems), rtol=1e-5, atol=1e-5)
+
+
 def test_from_pyg_refuses() -> None:
     with pytest.raises(TypeError, match=r"module must be torch_geometric.nn.models.SchNet, got .*Linear"):
         SchNet.from_pyg(torch.nn.Linear(2, 2))

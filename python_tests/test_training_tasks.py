@@ -218,7 +218,8 @@ def test_cross_validation(tmp_path: Path) -> None:
     settings = training.Settings(2, 4)
     made: list[Tensor] = []
 
-    def make_model() -> ToyModel:
+    def make_model(train: Tensor) -> ToyModel:
+        assert len(train) == 8
         made.append((model := ToyModel()).first.weight.detach().clone())
         return model
 

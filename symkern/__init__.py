@@ -28,6 +28,9 @@ _EXPORTS = {
     "energy_and_forces": "symkern.energy",
     "Potential": "symkern.potential",
     "load_potential": "symkern.potential",
+    "Normalized": "symkern.normalized",
+    "load_model": "symkern.normalized",
+    "ModelFileError": "symkern.saved",
     "Calculator": "symkern.calculator",
 }
 _MODULES = {"data", "host", "models", "nn", "ops", "testing", "training", "units"}
@@ -46,6 +49,8 @@ if TYPE_CHECKING:
     from symkern.calculator import Calculator as Calculator
     from symkern.energy import energy_and_forces as energy_and_forces
     from symkern.neighbors import Neighbors as Neighbors
+    from symkern.normalized import Normalized as Normalized
+    from symkern.normalized import load_model as load_model
     from symkern.ops.edge_angles import edge_angles as edge_angles
     from symkern.ops.edge_vectors import edge_vectors as edge_vectors
     from symkern.ops.neighbor_list import neighbor_list as neighbor_list
@@ -59,6 +64,7 @@ if TYPE_CHECKING:
     from symkern.ops.triplets import triplets as triplets
     from symkern.potential import Potential as Potential
     from symkern.potential import load_potential as load_potential
+    from symkern.saved import ModelFileError as ModelFileError
     from symkern.verlet import VerletList as VerletList
 
 

@@ -15,7 +15,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from torch import nn
 
 from symkern.energy import energy_and_forces
-from symkern.potential import Potential, load_potential
+from symkern.potential import load_potential
 from symkern.units import energy_factor
 from symkern.verlet import VerletList
 
@@ -35,7 +35,7 @@ class Calculator(ase_calculator.Calculator):
 
     Raises:
         ValueError: no unit given for a model that knows none, an unknown unit, another one than the potential's.
-        PotentialError, FileNotFoundError: as `load_potential`.
+        ModelFileError, FileNotFoundError: as `load_potential`.
     """
 
     implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012  (as ASE declares it)
@@ -52,11 +52,12 @@ class Calculator(ase_calculator.Calculator):
         super().__init__()  # type: ignore[no-untyped-call]
         if not isinstance(model, nn.Module):
             model = load_potential(model)
-        unit = energy_unit or (model.energy_unit if isinstance(model, Potential) else None)
+        own = getattr(model, "energy_unit", None)  # a Potential's, also behind torch.compile
+        unit = energy_unit or own
         if unit is None:
             raise ValueError("energy_unit must be given for a model that is no Potential, for example 'eV'")
-        if isinstance(model, Potential) and unit != model.energy_unit:
-            raise ValueError(f"energy_unit must be that of the potential, {model.energy_unit!r}, got {unit!r}")
+        if own is not None and unit != own:
+            raise ValueError(f"energy_unit must be that of the potential, {own!r}, got {unit!r}")
         self._in_ev = energy_factor(unit, "eV")
         self.dtype = dtype or next((p.dtype for p in model.parameters()), torch.get_default_dtype())
         self.device = torch.device(device)

@@ -94,6 +94,7 @@ def _train(parser: argparse.ArgumentParser) -> Run:
     add("--test-split", metavar="NAME", help="test on these frames of the archive")
     add("--energy", metavar="KEY", help="name of the energies in the file, if it is not energy")
     add("--forces", metavar="KEY", help="name of the forces in the file, if it is not forces")
+    add("--stress", metavar="KEY", help="name of the stress in the file, if it is not stress")
     add("--energy-unit", metavar="UNIT", help="eV, Ha, kcal/mol ...; needed where the file does not say")
     add(
         "--sizes", nargs="+", default=["0.8", "0.1", "0.1"], help="training, validation, test: fractions, numbers, rest"
@@ -104,9 +105,15 @@ def _train(parser: argparse.ArgumentParser) -> Run:
     add("--cutoff", type=float, default=5.0, help="Å, default: %(default)s")
     add("--epochs", type=int, default=200, help="default: %(default)s")
     add("--batch-size", type=int, default=10, help="default: %(default)s")
-    add("--learning-rate", type=float, default=1e-3, help="falls to 1e-6 as a cosine, default: %(default)s")
+    add("--learning-rate", type=float, default=1e-3, help="at its highest, default: %(default)s")
     add("--energy-weight", type=float, default=0.01, help="default: %(default)s")
-    add("--forces-weight", type=float, default=1.0, help="default: %(default)s")
+    add("--forces-weight", type=float, default=1.0, help="0 where there are no forces, default: %(default)s")
+    add("--stress-weight", type=float, default=0.0, help="default: %(default)s")
+    add("--schedule", choices=("cosine", "constant", "linear", "exponential", "plateau"), default="cosine")
+    add("--decay-epochs", type=int, metavar="N", help="where the schedule ends, for runs to be prolonged by --resume")
+    add("--warmup-steps", type=int, default=100, help="updates over which the rate rises, default: %(default)s")
+    add("--ema", type=float, default=0.999, help="decay of the averaged weights, default: %(default)s")
+    add("--clip", type=float, default=100.0, help="largest norm of the gradient, default: %(default)s")
     add("--patience", type=int, metavar="N", help="stop after N validations without improvement")
     add("--precision", choices=("fp32", "fp64", "bf16", "fp16"), default="fp32", help="default: %(default)s")
     add("--seed", type=int, default=0, help="default: %(default)s")
@@ -116,7 +123,7 @@ def _train(parser: argparse.ArgumentParser) -> Run:
     def run(args: argparse.Namespace) -> int:
         from symkern.training import command
 
-        return command.run(args, parser.error)
+        return command.run(args)
 
     return run
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from symkern import _files as files
+from symkern import saved
 from symkern.neighbors import Neighbors
 from symkern.nn.basic import check_positive
 from symkern.ops.segment_sum import segment_sum
@@ -19,12 +20,7 @@ from symkern.units import check_energy_unit
 if TYPE_CHECKING:
     from symkern.data import Dataset
 
-_FORMAT, _VERSION = "symkern potential", 1
 _ELEMENTS = 119
-
-
-class PotentialError(ValueError):
-    """A file that holds no potential; the message names it and says why."""
 
 
 class Potential(nn.Module):
@@ -87,9 +83,7 @@ class Potential(nn.Module):
         return {
             "model": type(self.model).__name__,
             "model_config": dict(self.model.config),  # type: ignore[arg-type]
-            "references": self.references,
-            "scale": float(self.scale),
-            "energy_unit": self.energy_unit,
+            **self._settings(),
         }
 
     def forward(
@@ -141,7 +135,10 @@ class Potential(nn.Module):
         """
         energy, forces = dataset.per_structure.get("energy"), dataset.per_atom.get("forces")
         if energy is None or not len(energy):
-            raise ValueError("dataset must hold at least one energy to fit reference energies")
+            found = ", ".join(dataset.per_structure) or "nothing"
+            raise ValueError(
+                f"dataset must hold at least one energy to fit reference energies; it has, per structure: {found}"
+            )
         if dataset.energy_unit is None:
             raise ValueError(
                 "dataset must state its energy_unit, for example Dataset.read(path, energy_unit='kcal/mol')"
@@ -162,21 +159,19 @@ class Potential(nn.Module):
         return cls(model, references=references, scale=scale, energy_unit=dataset.energy_unit)
 
     def save(self, path: Path | str) -> None:
-        """Write weights and settings to one file, which `load_potential` reads on any machine. Written in one piece.
+        """Write weights and settings to one file, which `load_potential` reads on any machine.
 
         Raises:
-            OSError: `path` cannot be written to.
+            ValueError, OSError: as `symkern.saved.save`.
         """
-        content = {"format": _FORMAT, "version": _VERSION, **self.config, "state": self.model.state_dict()}
-        files.write(Path(path), content)
+        saved.save(path, "Potential", self.model, self._settings())
+
+    def _settings(self) -> dict[str, Any]:
+        return {"references": self.references, "scale": float(self.scale), "energy_unit": self.energy_unit}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Potential:
-        exact = self.scale, self.table
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        # module.float() and module.half() must not round the energies
-        self.scale = exact[0].to(self.scale.device)
-        if exact[1] is not None and self.table is not None:
-            self.table = exact[1].to(self.table.device)
+        with exact_buffers(self, "scale", "table"):
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def extra_repr(self) -> str:
@@ -190,37 +185,22 @@ def _table(references: Mapping[int, float]) -> Tensor:
     return table
 
 
+@contextmanager
+def exact_buffers(module: nn.Module, *names: str) -> Iterator[None]:
+    """Keep these buffers in fp64 through module.float() and module.half(), which would round energies."""
+    exact = {name: getattr(module, name) for name in names}
+    yield
+    for name, value in exact.items():
+        if value is not None:
+            setattr(module, name, value.to(getattr(module, name).device))
+
+
 def load_potential(path: Path | str, *, device: torch.device | str = "cpu") -> Potential:
     """The potential that `Potential.save` wrote. Nothing in the file is executed.
 
     Raises:
         FileNotFoundError: no such file.
-        PotentialError: a damaged or truncated file, one of another kind or of a later version, an unknown model,
-            weights that do not fit.
+        ModelFileError: a damaged or truncated file, one of another kind or version, an unknown network, weights that
+            do not fit or are not finite.
     """
-    from symkern import models
-
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        content = files.read(path)
-    except files.FileError as error:
-        raise PotentialError(str(error)) from error
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise PotentialError(f"{path}: holds no potential (Potential.save writes them)")
-    if content.get("version") != _VERSION:
-        raise PotentialError(f"{path}: has version {content.get('version')!r}, this symkern reads version {_VERSION}")
-    name = content.get("model")
-    if name not in models.__all__:
-        raise PotentialError(f"{path}: unknown model {name!r}, known: {', '.join(models.__all__)}")
-    try:
-        model = getattr(models, name)(**content["model_config"])
-        first = next(iter(content["state"].values()))
-        if not all(bool(value.isfinite().all()) for value in content["state"].values()):
-            raise ValueError("weights that are not finite")
-        model.to(first.dtype).load_state_dict(content["state"])
-        settings = {key: content[key] for key in ("references", "scale", "energy_unit")}
-        return Potential(model, **settings).to(device)
-    except (KeyError, TypeError, ValueError, RuntimeError, StopIteration, AttributeError) as error:
-        raise PotentialError(f"{path}: settings and weights do not fit ({type(error).__name__}: {error})") from error
+    return cast(Potential, saved.load(path, {"Potential": Potential}, device))

@@ -21,6 +21,7 @@ def graph_of(
     nb: Neighbors | None,
     cutoff: float,
     largest_z: int,
+    dtype: torch.dtype,
 ) -> Neighbors:
     """`nb`, checked against the other arguments, or the neighbor list of the positions.
 
@@ -39,6 +40,8 @@ def graph_of(
         raise ValueError(f"z must be int64 of shape (N,), got {z.dtype} of shape {tuple(z.shape)}")
     if pos.shape != (len(z), 3):
         raise ValueError(f"pos must have shape (N, 3) with N = {len(z)} as z, got {tuple(pos.shape)}")
+    if pos.dtype != dtype:
+        raise ValueError(f"pos must be {dtype}, as the parameters are, got {pos.dtype}")
     _require(
         lambda: ((z >= 1) & (z <= largest_z)).all(),
         z,

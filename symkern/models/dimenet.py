@@ -138,7 +138,7 @@ class DimeNetPlusPlus(nn.Module):
         Raises:
             TypeError, ValueError: arguments that do not fit, an atomic number outside the embedding.
         """
-        nb = graph_of(z, pos, batch, cell, pbc, nb, self.cutoff, _LARGEST_Z)
+        nb = graph_of(z, pos, batch, cell, pbc, nb, self.cutoff, _LARGEST_Z, self.emb.emb.weight.dtype)
         tri = triplets(nb)
         vec = edge_vectors(pos, nb, cell)
         d = safe_norm(vec)

@@ -194,11 +194,9 @@ class EGNN(nn.Module):
         given = nb is not None
         if nb is None and self.cutoff == math.inf:
             nb = _complete_graph(z, batch, cell, pbc)
-        nb = graph_of(z, pos, batch, cell, pbc, nb, self.cutoff, _LARGEST_Z)
+        nb = graph_of(z, pos, batch, cell, pbc, nb, self.cutoff, _LARGEST_Z, self.embedding.weight.dtype)
         known = self.get_buffer("_known")
         _require(lambda: known[z].all(), z, lambda: f"z must hold only the elements {self.config['elements']}")
-        if pos.dtype != self.embedding.weight.dtype:
-            raise ValueError(f"pos must be {self.embedding.weight.dtype}, as the parameters are, got {pos.dtype}")
         weighted = self.cutoff != math.inf and (self.smooth or given)
         if not weighted and self.basis is None:
             return nb, None, edge_attr

@@ -106,7 +106,7 @@ class SchNet(nn.Module):
         Raises:
             TypeError, ValueError: arguments that do not fit, an atomic number outside the embedding.
         """
-        nb = graph_of(z, pos, batch, cell, pbc, nb, self.cutoff, _LARGEST_Z)
+        nb = graph_of(z, pos, batch, cell, pbc, nb, self.cutoff, _LARGEST_Z, self.embedding.weight.dtype)
         d = safe_norm(edge_vectors(pos, nb, cell))
         h = self.embedding(z)
         for interaction in self.interactions:
@@ -133,7 +133,9 @@ class SchNet(nn.Module):
         if getattr(module, "dipole", False):
             raise ValueError("module must have dipole=False: symkern's SchNet has scalar outputs")
         state = module.state_dict()
-        readout = {"add": "sum", "sum": "sum", "mean": "mean"}.get(getattr(module.readout, "reduce", module.readout))  # type: ignore[arg-type]
+        # a name, or a module such as SumAggregation()
+        given = module.readout if isinstance(module.readout, str) else type(module.readout).__name__
+        readout = _READOUTS.get(given.removesuffix("Aggregation").lower())
         if readout is None:
             raise ValueError(f"module must have readout add, sum or mean, got {module.readout}")
         model = cls(
@@ -167,6 +169,7 @@ class Interaction(nn.Module):
         return out
 
 
+_READOUTS = {"add": "sum", "sum": "sum", "mean": "mean"}
 _NAMES = {
     "mlp.0": "conv.filter.0",
     "mlp.2": "conv.filter.2",

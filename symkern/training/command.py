@@ -3,67 +3,102 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from typing import NoReturn
+import os
+import sys
 
 import torch
 
 from symkern.data import DataError, Dataset
 from symkern.training.objective import NonFiniteError
 from symkern.training.recipe import NETWORKS, train_potential
+from symkern.training.run import Result
 from symkern.training.settings import Settings
-from symkern.training.state import CheckpointError
 from symkern.training.tasks import EnergyForces
 
+# what error messages of the library call it -> the option of this command
+_OPTIONS = {
+    "split=": "--split ",
+    "energy_unit=": "--energy-unit ",
+    "energy=": "--energy ",
+    "forces=": "--forces ",
+    "resume=True": "--resume",
+    "decay_epochs": "--decay-epochs",
+    "needs the target 'forces'": "needs the target 'forces' (energies only: --forces-weight 0)",
+    "no target 'forces'": "no target 'forces' (energies only: --forces-weight 0)",
+}
 
-def run(args: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> int:
-    """Train as told; bad input goes to `refuse`."""
-    labels = {"energy": args.energy, "forces": args.forces, "energy_unit": args.energy_unit}
+
+def run(args: argparse.Namespace) -> int:
+    """Train as told; bad input is explained on standard error, with exit code 2."""
     try:
-        data = Dataset.read(args.file, split=args.split, **labels)
-        test = None
-        if args.test is not None or args.test_split is not None:
-            test = Dataset.read(args.test or args.file, split=args.test_split or args.split, **labels)
-        device = _device(args.device)
-        sizes = [_size(text) for text in args.sizes]
-        if test is not None and sizes == [0.8, 0.1, 0.1]:
-            sizes = [0.9, 0.1]
-        settings = Settings(
-            epochs=args.epochs,
-            batch_size=args.batch_size,
-            learning_rate=args.learning_rate,
-            schedule="cosine",
-            min_learning_rate=min(1e-6, args.learning_rate),
-            warmup_steps=100,
-            clip=100.0,
-            ema=0.999,
-            patience=args.patience,
-            precision=args.precision,
-            seed=args.seed,
-        )
-        task = EnergyForces(energy_weight=args.energy_weight, forces_weight=args.forces_weight)
-        _, result = train_potential(
-            lambda: NETWORKS[args.model](args.hidden, args.layers, args.cutoff),
-            data,
-            settings,
-            task,
-            out=args.out,
-            sizes=sizes,
-            test=test,
-            resume=args.resume,
-            device=device,
-        )
+        return _run(args)
     except NonFiniteError as error:
-        print(f"symkern: {error}")
-        return 1
-    except (DataError, CheckpointError, ValueError, OSError) as error:
-        refuse(str(error))
+        return _refuse(str(error), 1)
+    except (DataError, ValueError, OSError) as error:
+        return _refuse(str(error), 2)
+    except KeyboardInterrupt:
+        where = args.out / "last.pt"
+        saved = f"{where} holds the run: continue with --resume" if where.exists() else "nothing was saved"
+        return _refuse(f"interrupted; {saved}", 130)
+
+
+def _run(args: argparse.Namespace) -> int:
+    labels = {"energy": args.energy, "forces": args.forces, "stress": args.stress, "energy_unit": args.energy_unit}
+    data = Dataset.read(args.file, split=args.split, **labels)
+    test = None
+    if args.test is not None or args.test_split is not None:
+        test = Dataset.read(args.test or args.file, split=args.test_split or args.split, **labels)
+    sizes = [_size(text) for text in args.sizes]
+    if test is not None and sizes == [0.8, 0.1, 0.1]:
+        sizes = [0.9, 0.1]
+    settings = Settings(
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        learning_rate=args.learning_rate,
+        schedule=args.schedule,
+        decay_epochs=args.decay_epochs,
+        min_learning_rate=min(1e-6, args.learning_rate),
+        warmup_steps=args.warmup_steps,
+        clip=args.clip,
+        ema=args.ema,
+        patience=args.patience,
+        precision=args.precision,
+        seed=args.seed,
+    )
+    main = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun, one speaks
+    if main:
+        print(data if test is None else f"{data}\ntest: {test}", flush=True)
+    _, result = train_potential(
+        lambda: NETWORKS[args.model](args.hidden, args.layers, args.cutoff),
+        data,
+        settings,
+        EnergyForces(args.energy_weight, args.forces_weight, args.stress_weight),
+        out=args.out,
+        sizes=sizes,
+        test=test,
+        resume=args.resume,
+        device=_device(args.device),
+    )
+    if main:
+        print(_summary(result, data.energy_unit))
+        print(args.out / "potential.pt")
+    return 0
+
+
+def _summary(result: Result, unit: str | None) -> str:
+    lines = []
     for name, terms in (("validation", result.best), ("test", result.test)):
         if terms is not None:
             found = [f"{term} {value:.5g}" for term, value in terms.items() if term.endswith("_mae")]
-            print(f"{name}: {', '.join(found)} ({data.energy_unit}, Å; epoch {result.best_epoch})")
-    print(f"{args.out / 'potential.pt'}")
-    return 0
+            lines.append(f"{name}: {', '.join(found)} ({unit}, Å; epoch {result.best_epoch})")
+    return "\n".join(lines)
+
+
+def _refuse(message: str, code: int) -> int:
+    for word, option in _OPTIONS.items():
+        message = message.replace(word, option)
+    print(f"symkern train: {message}", file=sys.stderr)
+    return code
 
 
 def _device(text: str) -> torch.device:

@@ -55,7 +55,7 @@ def k_folds(n: int, k: int, seed: int = 0, groups: Tensor | Sequence[Any] | None
 
 
 def cross_validate(
-    make_model: Callable[[], nn.Module],
+    make_model: Callable[[Tensor], nn.Module],
     task: Task,
     source_of: Callable[[Tensor], Source],
     n: int,
@@ -69,7 +69,8 @@ def cross_validate(
     """`fit` once per fold of `k_folds` (with the seed of `settings`); each fold starts with a model of its own.
 
     Args:
-        make_model: called once per fold, with torch's random numbers seeded by `settings.seed` and the fold.
+        make_model: called once per fold with the indices of its training structures, which alone may decide reference
+            energies and scales; torch's random numbers are seeded by `settings.seed` and the fold.
         source_of: the source of structures `index`, (b,) int64; called for training and validation parts.
         n: number of structures.
         out: folder; fold i goes to its subfolder ``fold_i``. With ``resume=True`` finished folds are not repeated.
@@ -85,7 +86,7 @@ def cross_validate(
     for fold, (train, valid) in enumerate(k_folds(n, k, settings.seed, groups)):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed("fold", settings.seed, fold))
-            model = make_model()
+            model = make_model(train)
         folder = None if out is None else Path(out) / f"fold_{fold}"
         results.append(fit(model, task, source_of(train), source_of(valid), settings, out=folder, **options))
     return results

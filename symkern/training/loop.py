@@ -84,6 +84,9 @@ def _check_arguments(
     resume: bool,
 ) -> None:
     for name, source in (("train", train), ("valid", valid), ("test", test)):
+        if source is not None and not hasattr(source, "collate"):
+            hint = ": take its loader(cutoff)" if hasattr(source, "loader") else ""
+            raise TypeError(f"{name} must be a source of batches with collate(), got {type(source).__name__}{hint}")
         if source is not None and len(source) == 0:
             raise ValueError(f"{name} has no structures")
     if settings.drop_last and len(train) < settings.batch_size:

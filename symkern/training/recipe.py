@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def train_potential(
     """Train a network on energies and forces; leaves the best weights in ``out/potential.pt`` (see `load_potential`).
 
     Args:
-        network: makes a network with one output and a finite cutoff; called after the seed is set.
+        network: makes a network with one output; called after the seed is set.
         data: with targets for what `task` asks for.
         sizes: of training, validation and test set, as `Dataset.split` takes them; two where `test` is given.
         test: structures to test on, in the unit of `data`.
@@ -67,7 +68,11 @@ def train_potential(
     torch.manual_seed(settings.seed)
     potential = Potential.fit(network(), train)
     dtype = torch.float64 if settings.precision == "fp64" else torch.float32
-    loaders = [part.loader(potential.cutoff, dtype=dtype) for part in (train, valid, unseen)]
+    # a network without a cutoff makes its own graphs
+    cutoff = potential.cutoff if potential.cutoff < math.inf else None
+    targets = [name.partition("_")[0] for name in task.objective]
+    needed = ["energy", *(name for name in targets if name != "energy")]
+    loaders = [part.loader(cutoff, dtype=dtype, targets=needed) for part in (train, valid, unseen)]
     result = fit(
         potential,
         task,

@@ -90,6 +90,9 @@ class EnergyForces:
 class Property:
     """A property the model gives directly: of structures, (B,) or (B, out), or of atoms, (N, out).
 
+    The models of symkern give properties of structures; those of atoms need a module of yours around them, for example
+    one that returns ``x - pos`` of `EGNN.encode`. `symkern.Normalized` takes care of mean and spread.
+
     Loss: the mean over all entries of "mse" (squared error), "mae" (absolute error) or "huber" (squared error / 2 up to
     `delta`, linear beyond). Terms: NAME_LOSS, and NAME_mae in the unit of the target.
 
@@ -108,6 +111,8 @@ class Property:
     delta: float = 1.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(f"name must be a string, one target, got {self.name!r}")
         if self.loss not in _ELEMENT_LOSSES:
             raise ValueError(f"loss must be one of {', '.join(map(repr, _ELEMENT_LOSSES))}, got {self.loss!r}")
         if not 0 < self.delta < math.inf:
