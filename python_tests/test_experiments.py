@@ -248,3 +248,22 @@ def test_training_improves_and_is_judged_on_unseen_frames(archive: Path, tmp_pat
             sizes=(0.9, 0.1),
             test=data.in_unit("eV"),
         )
+
+
+RESULTS = Path(__file__).parent.parent / "results"
+
+
+@pytest.mark.parametrize("model", list(rmd17.PUBLISHED))
+def test_committed_rmd17_runs_reach_the_published_figures(model: str) -> None:
+    """Within 20 % of what others published for these models, from the whole protocol; the logs tell the same."""
+    content = json.loads((RESULTS / "rmd17-ethanol" / "rmd17-ethanol.json").read_text())
+    row = next(row for row in content["rows"] if (row["model"], row["column"]) == (model, "ethanol/forces_mae"))
+    assert row["status"] == "full"
+    assert row["paper"] == rmd17.PUBLISHED[model]
+    assert row["mean"] <= 1.2 * row["paper"]
+    assert (content["settings"]["train"], content["settings"]["test"]) == (950, 1000)
+    for seed, value in enumerate(row["runs"]):
+        folder = RESULTS / "rmd17-ethanol" / f"{model}-{seed}"
+        assert json.loads((folder / "result.json").read_text())["test"]["forces_mae"] == value
+        log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        assert [record["epoch"] for record in log] == list(range(1, content["settings"]["epochs"] + 1))
