@@ -14,6 +14,7 @@ import symkern as sk
 from symkern import cli, training
 from symkern.data import Dataset
 from symkern.experiments import record, rmd17
+from symkern.training.run import _described
 
 Z = np.array([6, 1, 1, 1, 1], dtype=np.int8)
 
@@ -177,6 +178,10 @@ def test_resuming_another_run_is_refused(archive: Path, tmp_path: Path) -> None:
     data = Dataset.read(archive, split="test", energy_unit="kcal/mol")
     first = _train(data, tmp_path)
     assert _train(data, tmp_path, resume=True).best == first.best
+    nudged = Dataset.read(archive, split="test", energy_unit="kcal/mol")
+    model = sk.Potential.fit(sk.models.SchNet(1, 4, 4, 1, 5, 4.0), nudged)
+    last_digit = sk.Potential(model.model, references=model.references, scale=float(model.scale) * (1 + 1e-14))
+    assert _described(last_digit).replace("eV", "kcal/mol") == _described(model)  # as on another machine
     moved = Dataset.read(archive, split="train", energy_unit="kcal/mol").subset(range(40))
     for what, changed in (
         ("model", {"cutoff": 3.0}),

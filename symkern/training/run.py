@@ -331,8 +331,16 @@ class Run:
 
 
 def _described(model: nn.Module) -> str:
-    """Class and settings, as far as the model knows them."""
-    return f"{type(model).__name__} {getattr(model, 'config', '')}".strip()
+    """Class and settings, as far as the model knows them; fitted numbers differ in their last digits between machines."""
+    return f"{type(model).__name__} {_rounded(getattr(model, 'config', ''))}".strip()
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _check_monitor(settings: Settings, objective: Objective) -> None:
