@@ -331,7 +331,7 @@ class Run:
 
 
 def _described(model: nn.Module) -> str:
-    """Class and settings, as far as the model knows them; fitted numbers differ in their last digits between machines."""
+    """Class and settings, as far as known; rounded, as fitted numbers differ in their last digits between machines."""
     return f"{type(model).__name__} {_rounded(getattr(model, 'config', ''))}".strip()
 
 
