@@ -255,6 +255,15 @@ def test_training_improves_and_is_judged_on_unseen_frames(archive: Path, tmp_pat
         )
 
 
+def test_demo_learns_rmd17_where_it_is_given(archive: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from symkern.demo import learning
+
+    plan = learning.plan([archive.with_name("other.npz"), archive], quick=True)
+    assert (plan.name, len(plan.dataset), plan.dataset.energy_unit) == ("ethanol", 1000, "kcal/mol")
+    assert learning.plan([], quick=True).name == "copper"
+
+
 RESULTS = Path(__file__).parent.parent / "results"
 
 

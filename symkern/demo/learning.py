@@ -62,11 +62,13 @@ def plan(files: Sequence[Path], quick: bool) -> force_field.Plan:
         name, dataset = found
         train, epochs = (100, 10) if quick else (600, 40)
         source = f"the revised MD17 set, {len(dataset)} frames of density-functional dynamics"
-        return force_field.Plan(name, source, dataset, 5.0, 300.0, train, epochs, 40 if quick else 300)
+        return force_field.Plan(name, source, dataset, 5.0, 300.0, train, epochs, 100 if quick else 600, 0.25)
     dataset = force_field.copper(40 if quick else 120)
     source = f"{len(dataset)} frames of strained, hot copper by ASE's effective medium theory, made on the spot"
     train, epochs = (30, 15) if quick else (90, 25)
-    return force_field.Plan("copper", source, dataset, 4.0, 600.0, train, epochs, 20 if quick else 200, batch_size=3)
+    return force_field.Plan(
+        "copper", source, dataset, 4.0, 600.0, train, epochs, 20 if quick else 200, 1.0, batch_size=3
+    )
 
 
 def learned_forces(what: force_field.Plan, tick: Tick) -> Section:
@@ -94,7 +96,7 @@ def learned_forces(what: force_field.Plan, tick: Tick) -> Section:
             Plot(
                 "force_field",
                 "Left: error along training. Middle: forces on unseen frames. Right: energies along the dynamics.",
-                plots_learning.force_field(found, 1.0),
+                plots_learning.force_field(found, what.step),
             )
         ],
         figures={
