@@ -24,7 +24,7 @@ class Calculator(ase_calculator.Calculator):
     """Energies (eV), forces (eV/Å) and stress (eV/Å^3, ASE's sign and order) of a model.
 
     The neighbor list is reused until an atom has moved by half the skin. In long runs of fp32 models the energy
-    wanders by the rounding of single steps; ``dtype=torch.float64`` computes in fp64, about twice as slow.
+    wanders by the rounding of single steps; ``dtype=torch.float64`` computes in fp64, which takes longer.
 
     Args:
         model: a `Potential`, the path of a saved one, or any model that gives (B, 1) energies.
