@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import uuid
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -14,17 +17,24 @@ class FileError(ValueError):
     """A file that cannot be read; the message names it and says why."""
 
 
-def write(path: Path, content: Any) -> None:
-    """Save tensors and plain values; `path` has either the old content or the new one at any moment."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to that takes the place of `path` once it is whole, whoever else writes there."""
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
         with partial.open("wb") as file:
-            torch.save(content, file)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write(path: Path, content: Any) -> None:
+    """Save tensors and plain values; `path` has either the old content or the new one at any moment."""
+    with replacing(path) as file:
+        torch.save(content, file)
 
 
 def read(path: Path) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from symkern.data.export import write_atomically
+from symkern import _files
 from symkern.data.graphs import Graphs
 
 # raised whenever the stored form or what neighbor_list returns changes
@@ -31,13 +30,13 @@ def load(path: Path) -> Graphs | None:
     if not path.is_file():
         return None
     try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
+        stored = _files.read(path)
         parts = [stored[name] for name in ("degrees", "edge_ptr", "relative", "shifts")]
         if stored["digest"] != digest([x for x in parts if x is not None], ""):
             raise ValueError("its contents have changed")
         arrays: list[Any] = [None if x is None else x.numpy() for x in parts]
         return Graphs(*arrays)
-    except Exception as error:  # torch, zipfile and pickle raise a dozen kinds for damaged files
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         warnings.warn(f"{path}: damaged, built anew ({type(error).__name__}: {reason})", UserWarning, stacklevel=5)
         return None
@@ -49,10 +48,8 @@ def store(path: Path, graphs: Graphs) -> None:
         name: None if value is None else torch.from_numpy(np.ascontiguousarray(value))
         for name, value in vars(graphs).items()
     }
-    content = io.BytesIO()
-    torch.save({**parts, "digest": digest([x for x in parts.values() if x is not None], "")}, content)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, content.getbuffer())
+    _files.write(path, {**parts, "digest": digest([x for x in parts.values() if x is not None], "")})
 
 
 def digest(tensors: Iterable[Tensor], text: str) -> str:

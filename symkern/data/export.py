@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import uuid
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from symkern import _files
 from symkern.data.labels import IN_ENERGY_UNIT
 
 if TYPE_CHECKING:
@@ -36,24 +35,11 @@ def write_archive(data: Dataset, path: Path) -> None:
         arrays.update(cell=data.cell.numpy(), pbc=data.pbc.numpy())
     if data.energy_unit is not None:
         arrays["energy_unit"] = np.array(data.energy_unit)
-    content = io.BytesIO()
     # not np.savez: its own arguments would clash with properties of the same name
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+    with _files.replacing(path) as whole, zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, array, allow_pickle=False)
-    write_atomically(path, content.getbuffer())
-
-
-def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """All of the file or nothing of it, whatever else writes or reads there."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def to_atoms(data: Dataset, index: int) -> Any:
