@@ -25,6 +25,8 @@ _EXPORTS = {
     "edge_angles": "symkern.ops.edge_angles",
     "spherical_basis": "symkern.ops.spherical_basis",
     "radial_basis": "symkern.ops.radial_basis",
+    "Stabilizers": "symkern.stabilizer",
+    "stabilizers": "symkern.ops.stabilizers",
     "energy_and_forces": "symkern.energy",
     "Potential": "symkern.potential",
     "load_potential": "symkern.potential",
@@ -60,11 +62,13 @@ if TYPE_CHECKING:
     from symkern.ops.segment_sum import segment_mean as segment_mean
     from symkern.ops.segment_sum import segment_sum as segment_sum
     from symkern.ops.spherical_basis import spherical_basis as spherical_basis
+    from symkern.ops.stabilizers import stabilizers as stabilizers
     from symkern.ops.triplets import Triplets as Triplets
     from symkern.ops.triplets import triplets as triplets
     from symkern.potential import Potential as Potential
     from symkern.potential import load_potential as load_potential
     from symkern.saved import ModelFileError as ModelFileError
+    from symkern.stabilizer import Stabilizers as Stabilizers
     from symkern.verlet import VerletList as VerletList
 
 

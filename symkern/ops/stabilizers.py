@@ -1,0 +1,290 @@
+"""Every O(3) operation that maps a molecule to itself."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from symkern.stabilizer import Stabilizers, group_code
+
+POLICIES = ("closed", "raw", "generate")
+_Array = NDArray[np.float64]
+
+
+def stabilizers(
+    positions: Tensor,
+    numbers: Tensor,
+    *,
+    batch: Tensor | None = None,
+    ptr: Tensor | None = None,
+    tolerance: float = 0.01,
+    policy: str = "closed",
+    samples: int = 0,
+) -> Stabilizers:
+    if ptr is None:
+        if batch is None:
+            ptr = torch.tensor([0, len(positions)])
+        else:
+            ptr = torch.searchsorted(batch, torch.arange(int(batch[-1]) + 2 if len(batch) else 1))
+    return reference(positions, numbers, ptr=ptr, tolerance=tolerance, policy=policy, samples=samples)
+
+
+def reference(
+    positions: Tensor,
+    numbers: Tensor,
+    *,
+    ptr: Tensor,
+    tolerance: float = 0.01,
+    policy: str = "closed",
+    samples: int = 0,
+) -> Stabilizers:
+    """The same from all image pairs in NumPy and fp64, without filters that only save time; for tests."""
+    found = []
+    bounds = ptr.tolist()
+    for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
+        x = positions[begin:end].detach().double().cpu().numpy()
+        found.append(_molecule(x, numbers[begin:end].cpu().numpy(), tolerance, policy, samples))
+    dtype, device = positions.dtype, positions.device
+
+    def floats(key: str, *shape: int) -> Tensor:
+        parts = [np.asarray(f[key], dtype=np.float64).reshape(-1, *shape) for f in found]
+        return torch.from_numpy(np.concatenate([np.zeros((0, *shape)), *parts])).to(dtype).to(device)
+
+    def whole(values: list[int], kind: torch.dtype = torch.int64) -> Tensor:
+        return torch.tensor(values, dtype=kind, device=device)
+
+    counts = [len(f["operations"]) for f in found]
+    sizes = [b - a for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    per_op = [n for n, g in zip(sizes, counts, strict=True) for _ in range(g)]
+    perms = [i + a for f, a in zip(found, bounds[:-1], strict=True) for p in f["permutations"] for i in p]
+    orbits = [i + a for f, a in zip(found, bounds[:-1], strict=True) for i in f["orbits"]]
+    return Stabilizers(
+        floats("operations", 3, 3),
+        whole([0, *np.cumsum(counts).tolist()]),
+        whole(perms),
+        whole([0, *np.cumsum(per_op).tolist()]),
+        floats("residuals"),
+        floats("centroid", 3),
+        whole(orbits),
+        whole([f["order"] for f in found]),
+        whole([f["group"] for f in found]),
+        whole([f["rank"] for f in found]),
+        floats("axis", 3),
+        whole([f["closed"] for f in found], torch.bool),
+        floats("margin"),
+        whole([f["ambiguous"] for f in found], torch.bool),
+        ptr,
+        positions.detach(),
+        numbers,
+        tolerance,
+        policy,
+    )
+
+
+def _molecule(x: _Array, z: NDArray[np.int64], tol: float, policy: str, samples: int) -> dict:
+    n = len(x)
+    centroid = x.mean(0) if n else np.zeros(3)
+    x = x - centroid
+    r = np.linalg.norm(x, axis=1)
+    pairs = np.linalg.norm(x[:, None] - x, axis=-1) + np.where(np.eye(n) + (z[:, None] != z), np.inf, 0)
+    result = {
+        "centroid": centroid, "ambiguous": bool((pairs < 2 * tol).any()), "axis": np.zeros(3), "closed": True,
+    }  # fmt: skip
+    decisions = [0.0, r.max(initial=0)]
+    values, axes = np.linalg.eigh(x.T @ x)
+    off_axis = np.linalg.norm(x - np.outer(x @ axes[:, 2], axes[:, 2]), axis=1).max(initial=0)
+    off_plane = np.abs(x @ axes[:, 0]).max(initial=0)
+    rank = 0 if r.max(initial=0) <= tol else 1 if off_axis <= tol else 2 if off_plane <= tol else 3
+    if rank > 0:
+        decisions.append(off_axis)
+    identity = (tuple(range(n)), 1)
+    if rank < 2:
+        operations = {identity: (np.eye(3), 0.0)}
+        if rank == 1:
+            result["axis"] = axes[:, 2]
+            p = _match(-x, x, z)
+            if p is not None:
+                residual = np.linalg.norm(-x - x[list(p)], axis=1).max()
+                decisions.append(residual)
+                if residual <= tol:
+                    operations[(p, -1)] = (-np.eye(3), residual)
+        result["group"] = group_code("Kh" if rank == 0 else "Dinfh" if len(operations) == 2 else "Cinfv")
+        result["order"] = 0
+    else:
+        seen = _candidates(x, z, r, tol)
+        decisions += [residual for _, residual in seen.values()]
+        accepted = {key: value for key, value in seen.items() if value[1] <= tol}
+        operations, result["closed"] = _apply_policy(accepted, x, policy)
+        result["group"] = _label(_apply_policy(accepted, x, "closed" if policy == "raw" else policy)[0])
+        result["order"] = len(operations)
+    keys = sorted(operations, key=lambda k: (-k[1], k[0]))
+    matrices, perms = [operations[k][0] for k in keys], [k[0] for k in keys]
+    residuals = [operations[k][1] for k in keys]
+    if rank == 1 and samples > 0:
+        matrices = [c @ g for c in matrices for g in _about(result["axis"], samples)]
+        perms = [p for p in perms for _ in range(2 * samples)]
+        residuals = [np.linalg.norm(x @ g.T - x[list(p)], axis=1).max() for g, p in zip(matrices, perms, strict=True)]
+    return result | {
+        "rank": rank,
+        "operations": matrices,
+        "permutations": perms,
+        "residuals": residuals,
+        "orbits": [min(p[i] for p in perms) for i in range(n)],
+        "margin": min(tol, *(abs(d - tol) for d in decisions)),
+    }
+
+
+def _about(axis: _Array, count: int) -> list[_Array]:
+    """Rotations about an axis and mirror planes through it."""
+    u = np.cross(axis, np.eye(3)[np.abs(axis).argmin()])
+    u /= np.linalg.norm(u)
+    v = np.cross(axis, u)
+    frame = np.stack([u, v, axis], 1)
+    made = []
+    for sign in (1, -1):
+        for k in range(count):
+            c, s = np.cos(2 * np.pi * k / count), np.sin(2 * np.pi * k / count)
+            made.append(frame @ np.array([[c, -sign * s, 0], [s, sign * c, 0], [0, 0, 1]]) @ frame.T)
+    return made
+
+
+def _match(y: _Array, x: _Array, z: NDArray[np.int64]) -> tuple[int, ...] | None:
+    """The nearest atom of the same species for each point of y, if that is a permutation."""
+    d = np.where(z[:, None] == z, np.linalg.norm(y[:, None] - x, axis=-1), np.inf)
+    p = d.argmin(1)
+    return tuple(p.tolist()) if len(set(p.tolist())) == len(p) else None
+
+
+def _kabsch(x: _Array, p: tuple[int, ...], det: int) -> _Array:
+    u, _, v = np.linalg.svd(x[list(p)].T @ x)
+    result: _Array = u @ np.diag([1, 1, det * round(np.linalg.det(u) * np.linalg.det(v))]) @ v
+    return result
+
+
+def _candidates(x: _Array, z: NDArray[np.int64], r: _Array, tol: float) -> dict:
+    """(permutation, det) -> (matrix, residual), for all that may have a residual below twice the tolerance."""
+    far = np.flatnonzero(r > 0.3 * r.max())
+    alike = (z[:, None] == z) & (np.abs(r[:, None] - r) <= 2 * tol)
+    a = min(far, key=lambda i: (alike[i].sum(), i))
+    height = np.linalg.norm(np.cross(x, x[a] / r[a]), axis=1)
+    distance = np.linalg.norm(x[:, None] - x, axis=-1)
+
+    def images(b: int) -> list[tuple[int, int]]:
+        return [
+            (i, j)
+            for i, j in product(np.flatnonzero(alike[a]), np.flatnonzero(alike[b]))
+            if i != j and abs(distance[i, j] - distance[a, b]) <= 4 * tol
+        ]
+
+    b = min((b for b in range(len(x)) if height[b] > 0.3 * height.max()), key=lambda b: (len(images(b)), b))
+    found: dict = {}
+    for (i, j), det in product(images(b), (1, -1)):
+        target, source = _bisectors(x[i], x[j]), _bisectors(x[a], x[b])
+        if target is None or source is None:
+            continue
+        rotation = target @ np.diag([1, 1, det]) @ source.T
+        p = None
+        for _ in range(4):
+            q = _match(x @ rotation.T, x, z)
+            if q is None or q == p:
+                break
+            p = q
+            rotation = _kabsch(x, p, det)
+        if p is not None and q is not None:
+            found[(p, det)] = (rotation, np.linalg.norm(x @ rotation.T - x[list(p)], axis=1).max())
+    return found
+
+
+def _bisectors(a: _Array, b: _Array) -> _Array | None:
+    a, b = a / np.linalg.norm(a), b / np.linalg.norm(b)
+    s, d = a + b, a - b
+    if min(np.linalg.norm(s), np.linalg.norm(d)) < 1e-6:
+        return None
+    s, d = s / np.linalg.norm(s), d / np.linalg.norm(d)
+    return np.stack([s, d, np.cross(s, d)], 1)
+
+
+def _compose(g: tuple[tuple[int, ...], int], h: tuple[tuple[int, ...], int]) -> tuple[tuple[int, ...], int]:
+    return tuple(g[0][i] for i in h[0]), g[1] * h[1]
+
+
+def _generated(keys: set) -> set:
+    group = set(keys)
+    while True:
+        more = {_compose(g, h) for g in group for h in keys} - group
+        if not more:
+            return group
+        if len(group) > 1000:
+            raise ValueError("the operations generate more than 1000")
+        group |= more
+
+
+def _apply_policy(accepted: dict, x: _Array, policy: str) -> tuple[dict, bool]:
+    keys = set(accepted)
+    closed = all(_compose(g, h) in keys for g in keys for h in keys)
+    if closed or policy == "raw":
+        return accepted, closed
+    if policy == "generate":
+        group = _generated(keys)
+        made = {}
+        for p, det in group:
+            rotation = _kabsch(x, p, det)
+            made[(p, det)] = rotation, np.linalg.norm(x @ rotation.T - x[list(p)], axis=1).max()
+        return made, closed
+    identity = (tuple(range(len(x))), 1)
+    group = {identity}
+    for key in sorted(keys, key=lambda k: (accepted[k][1], -k[1], k[0])):
+        if key not in group:
+            larger = _closure_within(group | {key}, keys)
+            group = larger or group
+    return {key: accepted[key] for key in group}, closed
+
+
+def _closure_within(generators: set, allowed: set) -> set | None:
+    group = set(generators)
+    while True:
+        more = {_compose(g, h) for g in group for h in group} - group
+        if not more:
+            return group
+        if not more <= allowed:
+            return None
+        group |= more
+
+
+def _label(operations: dict) -> int:
+    h = len(operations)
+    matrices = [m for m, _ in operations.values()]
+    keys = list(operations)
+    identity = (tuple(range(len(keys[0][0]))), 1)
+
+    def element_order(key: tuple) -> int:
+        power, n = key, 1
+        while power != identity:
+            power, n = _compose(key, power), n + 1
+        return n
+
+    proper = [k for k in keys if k[1] > 0]
+    hp, top = len(proper), max(element_order(k) for k in proper)
+    involutions = [np.trace(m) for k, m in zip(keys, matrices, strict=True) if k[1] < 0 and _compose(k, k) == identity]
+    mirrors = sum(t > 0 for t in involutions)
+    inversions = len(involutions) - mirrors
+    rotation_group = {(12, 3): "T", (24, 4): "O", (60, 5): "I"}.get((hp, top))
+    if rotation_group:
+        if h == hp:
+            return group_code(rotation_group)
+        suffix = "d" if rotation_group == "T" and not inversions else "h"
+        return group_code(rotation_group + suffix)
+    cyclic = top == hp
+    if h == hp:
+        return group_code("C1") if h == 1 else group_code("C{n}" if cyclic else "D{n}", top)
+    if hp == 1:
+        return group_code("Cs" if mirrors else "Ci")
+    if cyclic:
+        if mirrors == 0:
+            return group_code("S{n}", 2 * top)
+        return group_code("C{n}v" if mirrors == top else "C{n}h", top)
+    return group_code("D{n}d" if mirrors == top else "D{n}h", top)

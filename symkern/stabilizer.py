@@ -1,0 +1,112 @@
+"""The stabilizers of a batch of molecules: every O(3) operation that maps a molecule to itself, as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+# Schoenflies families; a group is coded as family * 65536 + n, the number in its name
+FAMILIES = (
+    "C1", "Cs", "Ci", "C{n}", "C{n}v", "C{n}h", "D{n}", "D{n}h", "D{n}d", "S{n}",
+    "T", "Td", "Th", "O", "Oh", "I", "Ih", "Cinfv", "Dinfh", "Kh",
+)  # fmt: skip
+
+
+def group_label(code: int) -> str:
+    """Schoenflies symbol of a group code."""
+    return FAMILIES[code >> 16].format(n=code & 0xFFFF)
+
+
+def group_code(family: str, n: int = 0) -> int:
+    """Code of a family such as "C{n}v" and its number."""
+    return FAMILIES.index(family) << 16 | n
+
+
+@dataclass(eq=False, repr=False)
+class Stabilizers:
+    """Symmetry operations of B molecules with N atoms and G operations in all, made by `symkern.stabilizers`.
+
+    Attributes:
+        operations: (G, 3, 3) orthogonal matrices that act on column vectors about the centroid: R_g (x_i - c) is
+            x_p(i) - c to within `residuals`. In each molecule proper operations come first, then improper ones, each in
+            lexicographic order of their permutations: the identity is the first.
+        op_ptr: (B + 1,) int64; molecule b has the operations op_ptr[b] .. op_ptr[b + 1].
+        permutations: (sum of G_b N_b,) int64 global atom indices: operation g of molecule b sends atom i to
+            permutations[perm_ptr[g] + i - ptr[b]].
+        perm_ptr: (G + 1,) int64.
+        residuals: (G,) max_i |R_g (x_i - c) - (x_p(i) - c)|, Å.
+        centroid: (B, 3) unweighted mean of the positions, Å.
+        orbits: (N,) int64 smallest global index among the atoms that operations send each atom to.
+        order: (B,) int64 number of operations; 0 for continuous groups (linear molecules, single atoms, no atoms).
+        group: (B,) int64 codes; `labels` has the Schoenflies symbols.
+        rank: (B,) int64 of the centred positions: 0 point, 1 line, 2 plane, 3.
+        axis: (B, 3) unit vector along linear molecules, zero for others.
+        closed: (B,) bool whether the operations within the tolerance formed a group.
+        margin: (B,) Å, how far `tolerance` is from the nearest value that decided something: if it is small, a slightly
+            different tolerance gives a different answer.
+        ambiguous: (B,) bool: two atoms of one species are closer than twice the tolerance, so that permutations need
+            not be unique.
+        ptr: (B + 1,) int64; molecule b owns the atoms ptr[b] .. ptr[b + 1].
+        positions, numbers: as given, without gradient.
+        tolerance, policy: as given.
+    """
+
+    operations: Tensor
+    op_ptr: Tensor
+    permutations: Tensor
+    perm_ptr: Tensor
+    residuals: Tensor
+    centroid: Tensor
+    orbits: Tensor
+    order: Tensor
+    group: Tensor
+    rank: Tensor
+    axis: Tensor
+    closed: Tensor
+    margin: Tensor
+    ambiguous: Tensor
+    ptr: Tensor
+    positions: Tensor
+    numbers: Tensor
+    tolerance: float
+    policy: str
+
+    @property
+    def num_structures(self) -> int:
+        return self.op_ptr.shape[0] - 1
+
+    @property
+    def num_operations(self) -> int:
+        return self.operations.shape[0]
+
+    @property
+    def labels(self) -> list[str]:
+        """Schoenflies symbols: C1 Cs Ci C2v D6h S4 Td Oh Ih Cinfv Dinfh Kh ..."""
+        return [group_label(code) for code in self.group.tolist()]
+
+    @property
+    def batch(self) -> Tensor:
+        """(N,) int64 molecule of each atom."""
+        molecules = torch.arange(self.num_structures, device=self.ptr.device)
+        return torch.repeat_interleave(molecules, self.ptr.diff(), output_size=self.positions.shape[0])
+
+    @property
+    def op_batch(self) -> Tensor:
+        """(G,) int64 molecule of each operation."""
+        molecules = torch.arange(self.num_structures, device=self.ptr.device)
+        return torch.repeat_interleave(molecules, self.op_ptr.diff(), output_size=self.num_operations)
+
+    def to(self, device: torch.device | str) -> Stabilizers:
+        """A copy on `device`."""
+        return self._map(lambda x: x.to(device))
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Stabilizers:
+        values = (getattr(self, f.name) for f in fields(self))
+        return Stabilizers(*(change(v) if isinstance(v, Tensor) else v for v in values))
+
+    def __repr__(self) -> str:
+        shown = ", ".join(self.labels[:6]) + (", ..." if self.num_structures > 6 else "")
+        return f"Stabilizers({self.num_structures} molecules, {self.num_operations} operations: {shown})"
