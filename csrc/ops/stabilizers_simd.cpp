@@ -458,8 +458,10 @@ class Search {
   }
 
   bool append(const int32_t* p, int det, const double* r, double residual) {
-    if (count_ >= max_operations(n_)) return fail(SymmetryProblem::operations, count_);
-    if (count_ == capacity_) grow();
+    if (count_ == capacity_) {
+      if (count_ >= max_operations(n_)) return fail(SymmetryProblem::operations, count_);
+      grow();
+    }
     for (int k = 0; k < 9; ++k) matrices_[9 * static_cast<int64_t>(count_) + k] = r != nullptr ? r[k] : k % 4 == 0;
     int32_t* to = permutations_ + count_ * n_;
     for (int64_t i = 0; i < n_; ++i) to[i] = p[i];
@@ -480,7 +482,7 @@ class Search {
     for (int64_t k = 0; k < old; ++k) {
       residuals[k] = residuals_[k], multiplied[k] = multiplied_[k], generators[k] = generators_[k], dets[k] = dets_[k];
     }
-    reserve_operations(2 * old);
+    reserve_operations(2 * old < max_operations(n_) ? 2 * old : max_operations(n_));
     for (int64_t k = 0; k < old; ++k) {
       residuals_[k] = residuals[k], multiplied_[k] = multiplied[k], generators_[k] = generators[k], dets_[k] = dets[k];
     }
