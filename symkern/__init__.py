@@ -27,6 +27,7 @@ _EXPORTS = {
     "radial_basis": "symkern.ops.radial_basis",
     "Stabilizers": "symkern.stabilizer",
     "stabilizers": "symkern.ops.stabilizers",
+    "symmetry_picture": "symkern.pointgroup.picture",
     "energy_and_forces": "symkern.energy",
     "Potential": "symkern.potential",
     "load_potential": "symkern.potential",
@@ -35,7 +36,7 @@ _EXPORTS = {
     "ModelFileError": "symkern.saved",
     "Calculator": "symkern.calculator",
 }
-_MODULES = {"data", "host", "models", "nn", "ops", "testing", "training", "units"}
+_MODULES = {"data", "host", "models", "nn", "ops", "testing", "training", "transforms", "units"}
 
 __all__ = ["__version__", *sorted(_EXPORTS), *sorted(_MODULES)]
 
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from symkern import ops as ops
     from symkern import testing as testing
     from symkern import training as training
+    from symkern import transforms as transforms
     from symkern import units as units
     from symkern.calculator import Calculator as Calculator
     from symkern.energy import energy_and_forces as energy_and_forces
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
     from symkern.ops.stabilizers import stabilizers as stabilizers
     from symkern.ops.triplets import Triplets as Triplets
     from symkern.ops.triplets import triplets as triplets
+    from symkern.pointgroup.picture import symmetry_picture as symmetry_picture
     from symkern.potential import Potential as Potential
     from symkern.potential import load_potential as load_potential
     from symkern.saved import ModelFileError as ModelFileError
