@@ -34,13 +34,13 @@ ATTRIBUTES = (
 class AddSymmetry:
     """A transform that finds the symmetry of a molecule once and stores it on the PyG ``Data``.
 
-    As ``pre_transform`` of a dataset it runs once per molecule ever; it works on anything with attributes ``pos`` (N, 3)
-    and ``z`` (N,), on a PyG ``Batch`` too. torch_geometric is not imported. `stabilizers_of` gives the
+    As ``pre_transform`` of a dataset it runs once per molecule ever. It works on anything with attributes ``pos``
+    (N, 3), Å, and ``z`` (N,), on a PyG ``Batch`` too; torch_geometric is not imported. `stabilizers_of` gives the
     `symkern.Stabilizers` back, of a molecule or of a collated batch, without computing anything again.
 
-    Stored are tensors named ``sym_...`` (`symkern.transforms.ATTRIBUTES`), with the positions and numbers they belong to.
-    A second application with the same settings on the same positions does nothing; where either differs, it computes
-    anew. Transforms that move atoms (rotations, noise) belong before this one: see `stabilizers_of`.
+    Stored are tensors named ``sym_...`` (`symkern.transforms.ATTRIBUTES`), with the positions and numbers they belong
+    to. A second application with the same settings on the same positions does nothing; where either differs, it
+    computes anew. Transforms that move or select atoms belong before this one: see `stabilizers_of`.
 
     On an ``ase.Atoms`` it gives a copy with ``info["point_group"]``, ``info["symmetry_order"]`` (0: continuous),
     ``info["symmetry_tolerance"]`` and ``arrays["orbits"]`` (smallest index of each atom's orbit), which ASE's formats
@@ -58,12 +58,15 @@ class AddSymmetry:
 
     def __init__(self, tolerance: float = 0.01, policy: str = "closed", samples: int = 0) -> None:
         self.tolerance, self.policy, self.samples = float(tolerance), policy, int(samples)
-        stabilizers(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), **self._settings())  # refuses bad settings now
+        stabilizers(
+            torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), **self._settings()
+        )  # refuses bad settings now
 
     def __call__(self, data: T) -> T:
         """A shallow copy of `data` with its symmetry; `data` itself stays as it is."""
         if _is_atoms(data):
-            return self._annotated(data)
+            annotated: T = self._annotated(data)
+            return annotated
         if isinstance(data, Batch):
             raise TypeError("data is a symkern.data.Batch b: call symkern.stabilizers(b.pos, b.z, ptr=b.ptr)")
         pos, z = getattr(data, "pos", None), getattr(data, "z", None)
@@ -73,7 +76,8 @@ class AddSymmetry:
                     f"data must have a tensor {name} ((N, 3) positions as pos, Å; (N,) atomic numbers as z), "
                     f"got a {type(data).__name__} with {name} = {_kind(value)}"
                 )
-        assert isinstance(pos, Tensor) and isinstance(z, Tensor)
+        assert isinstance(pos, Tensor)
+        assert isinstance(z, Tensor)
         if self._is_stored(data, pos, z):
             return data
         ptr, batch = getattr(data, "ptr", None), getattr(data, "batch", None)
@@ -89,7 +93,9 @@ class AddSymmetry:
         return made
 
     def __repr__(self) -> str:
-        more = "".join(f", {k}={v!r}" for k, v in self._settings().items() if k != "tolerance" and v not in ("closed", 0))
+        more = "".join(
+            f", {k}={v!r}" for k, v in self._settings().items() if k != "tolerance" and v not in ("closed", 0)
+        )
         return f"AddSymmetry(tolerance={self.tolerance:g}{more})"
 
     def _settings(self) -> dict[str, Any]:

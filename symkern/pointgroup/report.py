@@ -1,0 +1,137 @@
+"""What the command prints: a table for people, JSON for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from symkern.pointgroup.analysis import Result
+from symkern.pointgroup.classes import Operation, elements
+
+COLUMNS = ("file", "frame", "formula", "group", "order", "orbits", "residual\nÅ", "margin\nÅ")
+PERIODIC = "periodic: the cell is ignored, this is the point group of the atoms as a molecule"
+
+
+def cells(result: Result) -> list[str]:
+    """One row of the table, without its notes."""
+    sym, k = result.sym, result.index
+    order = int(sym.order[k])
+    return [
+        result.frame.file,
+        str(result.frame.number),
+        result.frame.atoms.get_chemical_formula() or "no atoms",
+        sym.labels[k],
+        str(order) if order else "∞",
+        str(len(_orbits(result))),
+        _length(_residual(result)),
+        _length(float(sym.margin[k])),
+    ]
+
+
+def notes(result: Result) -> list[str]:
+    """What the reader of a point group should know."""
+    sym, k = result.sym, result.index
+    found = [f"a tolerance of {_length(tolerance)} Å gives {label}" for tolerance, label in result.changes]
+    if not bool(sym.closed[k]):
+        what = {
+            "closed": "a largest group of them is given",
+            "raw": "all of them are given",
+            "generate": "the group that they generate is given",
+        }[sym.policy]
+        found.append(f"not closed: the operations within the tolerance form no group, {what}")
+    if bool(sym.ambiguous[k]):
+        found.append("ambiguous: atoms of one element are closer than twice the tolerance")
+    return found
+
+
+def record(result: Result) -> dict[str, Any]:
+    """Everything about one structure, as JSON-ready values; atoms are numbered from 0 within the structure."""
+    sym, k, atoms = result.sym, result.index, result.frame.atoms
+    first = int(sym.ptr[k])
+    begin, end = sym.op_ptr[k : k + 2].tolist()
+    starts = sym.perm_ptr[begin : end + 1].tolist()
+    shown = elements(sym, k)
+    return {
+        "file": result.frame.file,
+        "frame": result.frame.number,
+        "formula": atoms.get_chemical_formula(),
+        "numbers": atoms.get_atomic_numbers().tolist(),
+        "periodic": bool(atoms.get_pbc().any()),
+        "point_group": sym.labels[k],
+        "continuous": int(sym.order[k]) == 0,
+        "order": int(sym.order[k]),
+        "rank": int(sym.rank[k]),
+        "tolerance": sym.tolerance,
+        "policy": sym.policy,
+        "max_residual": _residual(result),
+        "margin": float(sym.margin[k]),
+        "closed": bool(sym.closed[k]),
+        "ambiguous": bool(sym.ambiguous[k]),
+        "other_tolerances": [{"tolerance": t, "point_group": label} for t, label in result.changes],
+        "centroid": sym.centroid[k].tolist(),
+        "axis": sym.axis[k].tolist() if int(sym.rank[k]) == 1 else None,
+        "orbits": _orbits(result),
+        "operations": [
+            {
+                "matrix": sym.operations[g].tolist(),
+                "permutation": (sym.permutations[a:b] - first).tolist(),
+                "residual": float(sym.residuals[g]),
+                **_element(operation),
+            }
+            for g, a, b, operation in zip(range(begin, end), starts[:-1], starts[1:], shown.operations, strict=True)
+        ],
+        "elements": {
+            "axes": [{"names": axis.names, "direction": axis.direction.tolist()} for axis in shown.axes],
+            "planes": [{"name": plane.name, "normal": plane.normal.tolist()} for plane in shown.planes],
+            "inversion": shown.inversion,
+        },
+        "classes": [{"name": name, "size": size} for size, name in shown.classes],
+        "notes": notes(result) + ([PERIODIC] if atoms.get_pbc().any() else []),
+    }
+
+
+def table(results: Sequence[Result], moved: dict[int, float]) -> Any:
+    """A rich table; `moved`: how far symmetrisation moved the atoms of some results, Å."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    made = Table(title_justify="left")
+    for name in (*COLUMNS, *(["moved\nÅ"] if moved else [])):
+        made.add_column(name, justify="left" if name in ("file", "formula", "group") else "right", overflow="fold")
+    said = [notes(result) for result in results]
+    if any(said):
+        made.add_column("notes", overflow="fold")
+    for k, (result, remarks) in enumerate(zip(results, said, strict=True)):
+        row = [escape(cell) for cell in cells(result)]
+        row[3] = f"[bold]{row[3]}[/bold]"
+        if moved:
+            row.append(_length(moved[k]) if k in moved else "")
+        if any(said):
+            row.append("[yellow]" + escape("; ".join(remarks)) + "[/yellow]" if remarks else "")
+        made.add_row(*row)
+    return made
+
+
+def _element(operation: Operation) -> dict[str, Any]:
+    axis = operation.axis.tolist() if np.any(operation.axis) else None
+    return {"kind": operation.kind, "n": operation.n, "k": operation.k, "axis": axis}
+
+
+def _orbits(result: Result) -> list[list[int]]:
+    a, b = result.sym.ptr[result.index : result.index + 2].tolist()
+    members: dict[int, list[int]] = {}
+    for atom, orbit in enumerate(result.sym.orbits[a:b].tolist()):
+        members.setdefault(orbit, []).append(atom)
+    return list(members.values())
+
+
+def _residual(result: Result) -> float:
+    a, b = result.sym.op_ptr[result.index : result.index + 2].tolist()
+    return float(result.sym.residuals[a:b].max()) if b > a else 0.0
+
+
+def _length(value: float) -> str:
+    """Å, to four digits after the point, or three that count."""
+    return f"{value:.4f}" if value == 0 or value >= 1e-3 else f"{value:.1e}"
