@@ -1,4 +1,4 @@
-"""Pictures: the elements that they show are the group's, PNG and browser draw the same, and the page needs no network."""
+"""Pictures: they show the elements of the group, PNG and browser draw the same, and the page needs no network."""
 
 from __future__ import annotations
 

@@ -111,11 +111,12 @@ class Canvas:
 
 
 def good_view(scene: Scene) -> tuple[float, float]:
-    """Azimuth and elevation from which no plane is seen from its edge, and no axis from its end or before another."""
+    """Azimuth and elevation from which no plane is seen from its edge, and no axis from its end or before another;
+    among those, one that spreads the atoms."""
     directions = np.array([a.direction for a in scene.axes]).reshape(-1, 3)
     normals = np.array([p.normal for p in scene.planes]).reshape(-1, 3)
     best, chosen = -np.inf, (24.0, 24.0)
-    for elevation in (18.0, 22.0, 26.0):
+    for elevation in (18.0, 22.0, 26.0, 34.0):
         for azimuth in np.arange(4.0, 88.0, 2.0):
             looking = view(float(azimuth), elevation)
             flat = directions @ looking[:2].T
@@ -124,7 +125,9 @@ def good_view(scene: Scene) -> tuple[float, float]:
             parallel = np.abs(unit @ unit.T)[~np.eye(len(unit), dtype=np.bool_)].max(initial=0)
             apart = np.sqrt(max(0.0, 1 - parallel**2))
             edge = np.abs(normals @ looking[2]).min(initial=1)
-            score = min(float(edge), 0.3) + min(float(length.min(initial=1)), 0.4) + 0.7 * min(float(apart), 0.3)
+            wide = float((scene.positions @ looking[0]).std()) / scene.radius if len(scene.positions) else 0.0
+            across = float(length.min(initial=1))
+            score = min(float(edge), 0.5) + min(across, 0.4) + 0.7 * min(float(apart), 0.3) + 0.4 * wide
             if score > best + 1e-9:
                 best, chosen = score, (float(azimuth), elevation)
     return chosen

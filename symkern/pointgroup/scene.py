@@ -57,7 +57,9 @@ class Scene:
     @property
     def operations(self) -> str:
         """ "24 operations" """
-        return "continuous" if self.order == 0 else "1 operation" if self.order == 1 else f"{self.order} operations"
+        return (
+            "continuous group" if self.order == 0 else "1 operation" if self.order == 1 else f"{self.order} operations"
+        )
 
     @property
     def class_list(self) -> str:
