@@ -71,6 +71,7 @@ def test_formats_and_frames(run):
         ["ethane.traj", "0", "C2H6", "D3d", "12", "2"],
     ]
     assert "tolerance 0.01 Å" in out
+    assert "7 structures: 1 C2v, 1 D6h, 1 Td, 1 Dinfh, 1 Kh, 1 C3v, 1 D3d" in out
 
 
 def test_archives(run):

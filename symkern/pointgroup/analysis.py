@@ -9,7 +9,7 @@ import torch
 
 from symkern.ops.stabilizers import stabilizers
 from symkern.pointgroup.inputs import Frame
-from symkern.stabilizer import Stabilizers
+from symkern.stabilizer import Stabilizers, group_label
 from symkern.transforms import from_ase
 
 _ATOMS = 20_000  # of one call: enough to keep all cores busy, few enough to show progress
@@ -24,6 +24,10 @@ class Result:
     sym: Stabilizers
     index: int
     changes: list[tuple[float, str]]
+
+    @property
+    def label(self) -> str:
+        return group_label(int(self.sym.group[self.index]))
 
 
 def analyse(

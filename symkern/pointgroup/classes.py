@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from symkern.elements import classify
-from symkern.stabilizer import Stabilizers
+from symkern.stabilizer import Stabilizers, group_label
 
 _Array = NDArray[np.float64]
 _PARALLEL = 0.999  # |cosine| of directions that differ by what a tolerance allows, and by less than any two axes do
@@ -65,7 +65,7 @@ class Elements:
 
 def elements(sym: Stabilizers, index: int = 0) -> Elements:
     """Axes, planes and conjugacy classes of molecule `index`."""
-    label = sym.labels[index]
+    label = group_label(int(sym.group[index]))
     begin, end = sym.op_ptr[index : index + 2].tolist()
     matrices = sym.operations[begin:end].double().cpu().numpy()
     operations = [Operation(*classify(m)) for m in matrices]

@@ -124,6 +124,8 @@ class _Command:
         if not console.is_terminal:  # a log file has no width; 80 columns would break the table
             console = Console(highlight=False, width=160)
         console.print(report.table(results, moved))
+        if len(results) > 1:
+            console.print(report.summary(results), soft_wrap=True)
         console.print(
             f"[dim]tolerance {self.args.tolerance:g} Å; residual: of the worst operation; "
             "margin: how far the tolerance is from a value that decided something[/dim]",

@@ -156,8 +156,9 @@ def _legend(axes: Axes, scene: Scene) -> None:
         elif row.kind == "inversion":
             axes.add_patch(Circle((0.06, y + 0.005), 0.02, facecolor="white", edgecolor=row.color, linewidth=1.4))
         else:
-            axes.add_patch(Polygon(np.array([0.06, y + 0.005]) + sign(row.order) * 0.03, edgecolor=row.color,
-                                   facecolor="white" if row.kind == "improper" else row.color, linewidth=1.2))  # fmt: skip
+            face = "white" if row.kind == "improper" else row.color
+            corners = np.array([0.06, y + 0.005]) + sign(row.order) * 0.03
+            axes.add_patch(Polygon(corners, edgecolor=row.color, facecolor=face, linewidth=1.2))
         many = f"{row.count} " if row.count > 1 else ""
         name = "" if row.kind == "inversion" else mathtext(row.name) + " "
         axes.text(0.15, y - 0.02, f"{many}{name}{row.what}", fontsize=11, color=_INK)

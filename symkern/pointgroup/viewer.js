@@ -35,7 +35,7 @@ function draw() {
   image.getContext("2d").putImageData(new ImageData(raster.bytes, size, size), 0, 0);
   context.imageSmoothingQuality = "high";
   context.drawImage(image, 0, 0, canvas.width, canvas.height);
-  overlay(shown, (v) => [(v[0] / extent + 1) * canvas.width / 2, (1 - v[1] / extent) * canvas.width / 2], width * ratio / 600);
+  overlay(shown, (v) => [(v[0] / extent + 1) * canvas.width / 2, (1 - v[1] / extent) * canvas.width / 2], Math.max(width / 600, 0.75) * ratio);
 }
 
 function redraw(moving = false) {
@@ -49,13 +49,14 @@ function redraw(moving = false) {
 }
 
 function overlay(shown, to, unitLength) {
-  const labels = box("labels"), few = shown.axes.length <= scene.style.many, perPixel = 2 * raster.extent / raster.size;
+  const taken = [], labels = box("labels"), few = shown.axes.length <= scene.style.many, perPixel = 2 * raster.extent / raster.size;
   const size = (few ? 11 : 8) * unitLength;
   for (const axis of shown.axes) {
     const d = turn(state.looking, axis.direction);
     const up = d[1] < -1e-9 || (Math.abs(d[1]) <= 1e-9 && d[0] < 0) ? d.map((v) => -v) : d;
     for (const end of [up, up.map((v) => -v)]) {
       const tip = end.map((v) => v * scene.style.axis_length * scene.radius);
+      taken.push(tip);
       const column = Math.floor((tip[0] + raster.extent) / perPixel), row = Math.floor((raster.extent - tip[1]) / perPixel);
       const inside = column >= 0 && row >= 0 && column < raster.size && row < raster.size;
       if (inside && raster.depth[row * raster.size + column] > tip[2] + 0.1 * scene.radius) continue;
@@ -72,7 +73,6 @@ function overlay(shown, to, unitLength) {
     }
   }
   if (labels && shown.planes.length <= scene.style.many) {
-    const taken = [];
     for (const plane of shown.planes) {
       const ring = circle(turn(state.looking, plane.normal), 36).map((v) => v.map((c) => c * 1.2 * scene.radius));
       const room = (v) => Math.min(0.5 * scene.radius, ...taken.map((t) => Math.hypot(v[0] - t[0], v[1] - t[1]))) + 0.8 * Math.hypot(v[0], v[1]);
