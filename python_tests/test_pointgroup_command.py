@@ -169,7 +169,7 @@ def test_json(run):
     for operation in ammonia["operations"]:
         image = x[operation["permutation"]]
         assert np.linalg.norm(x @ np.array(operation["matrix"]).T - image, axis=1).max() <= operation["residual"] + 1e-9
-    assert sorted(o["kind"] for o in ammonia["operations"]) == ["C", "C", "E", "sigma", "sigma", "sigma"]
+    assert sorted(o["name"] for o in ammonia["operations"]) == ["C3", "C3^2", "E", *["sigma_v"] * 3]
     assert [plane["name"] for plane in ammonia["elements"]["planes"]] == ["σv"] * 3
     assert ammonia["max_residual"] == max(o["residual"] for o in ammonia["operations"])
     assert ammonia["axis"] is None

@@ -19,7 +19,7 @@ pytest.importorskip("matplotlib")
 from ase.build import molecule  # noqa: E402
 
 from symkern.pointgroup import html, render  # noqa: E402
-from symkern.pointgroup.classes import elements  # noqa: E402
+from symkern.pointgroup.classes import shown as elements  # noqa: E402
 from symkern.pointgroup.scene import scene  # noqa: E402
 
 NODE = shutil.which("node")
@@ -79,6 +79,51 @@ def test_classes_are_those_of_the_character_table(name):
     assert written == set(expected.split())
     if label not in ("Dinfh", "Cinfv"):
         assert sum(size for size, _ in found.classes) == len(found.operations)
+
+
+def rotation(n: int, axis=(0.0, 0.0, 1.0)) -> np.ndarray:
+    from scipy.spatial.transform import Rotation
+
+    return Rotation.from_rotvec(2 * np.pi / n * np.asarray(axis) / np.linalg.norm(axis)).as_matrix()
+
+
+ACROSS, UPRIGHT, INVERSION = np.diag([1.0, 1, -1]), np.diag([1.0, -1, 1]), -np.eye(3)
+GOLDEN = (1 + np.sqrt(5)) / 2
+GENERATED = {
+    "Ci": ([INVERSION], "E i"),
+    "C2h": ([rotation(2), ACROSS], "E C2 i σh"),
+    "C3h": ([rotation(3), ACROSS], "E C3 C3² σh S3 S3⁵"),
+    "S4": ([rotation(4) @ ACROSS], "E S4 C2 S4³"),
+    "S6": ([rotation(6) @ ACROSS], "E C3 C3² i S6⁵ S6"),
+    "C4v": ([rotation(4), UPRIGHT], "E 2C4 C2 2σv 2σd"),
+    "D2": ([rotation(2), rotation(2, (1, 0, 0))], "E C2 C2 C2"),
+    "D3": ([rotation(3), rotation(2, (1, 0, 0))], "E 2C3 3C2"),
+    "D4": ([rotation(4), rotation(2, (1, 0, 0))], "E 2C4 C2 2C2′ 2C2″"),
+    "D3h": ([rotation(3), ACROSS, UPRIGHT], "E 2C3 3C2 σh 2S3 3σv"),
+    "D4h": ([rotation(4), ACROSS, UPRIGHT], "E 2C4 C2 2C2′ 2C2″ i 2S4 σh 2σv 2σd"),
+    "D4d": ([rotation(8) @ ACROSS, UPRIGHT], "E 2S8 2C4 2S8³ C2 4C2′ 4σd"),
+    "T": ([rotation(2), rotation(3, (1, 1, 1))], "E 4C3 4C3² 3C2"),
+    "Th": ([rotation(2), rotation(3, (1, 1, 1)), INVERSION], "E 4C3 4C3² 3C2 i 4S6 4S6⁵ 3σh"),
+    "O": ([rotation(4), rotation(3, (1, 1, 1))], "E 8C3 3C2 6C4 6C2′"),
+    "I": ([rotation(5, (0, 1, GOLDEN)), rotation(3, (1, 1, 1))], "E 12C5 12C5² 20C3 15C2"),
+}
+
+
+@pytest.mark.parametrize("label", GENERATED)
+def test_classes_of_groups_that_molecules_seldom_have(label):
+    generators, expected = GENERATED[label]
+    group = [np.eye(3)]
+    for g in group:  # grows on the way
+        group += [m for h in generators if not any(np.allclose(m := g @ h, known) for known in group)]
+    rng = np.random.default_rng(1)
+    points, symbols = [], []
+    for symbol, point in zip("CNO", rng.normal(size=(3, 3)) * 4, strict=True):
+        points += [g @ point for g in group]
+        symbols += [symbol] * len(group)
+    found = elements(stabilizers(ase.Atoms(symbols, points), 1e-3))
+    assert found.label == label
+    assert {f"{size if size > 1 else ''}{text}" for size, text in found.classes} == set(expected.split())
+    assert sum(size for size, _ in found.classes) == len(group)
 
 
 def test_names_do_not_depend_on_orientation_nor_on_the_order_of_atoms():

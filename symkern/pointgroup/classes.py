@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from symkern.elements import classify
+from symkern.elements import Element, elements_of
 from symkern.stabilizer import Stabilizers, group_label
 
 _Array = NDArray[np.float64]
 _PARALLEL = 0.999  # |cosine| of directions that differ by what a tolerance allows, and by less than any two axes do
-
-
-@dataclass(frozen=True)
-class Operation:
-    """One operation: kind "E", "C", "i", "sigma" or "S", turn k/n of a full circle about `axis` (zero for E and i)."""
-
-    kind: str
-    n: int
-    k: int
-    axis: _Array
 
 
 @dataclass
@@ -51,11 +41,11 @@ class Plane:
 
 
 @dataclass(frozen=True)
-class Elements:
+class Shown:
     """What the picture shows of one molecule."""
 
     label: str
-    operations: list[Operation]
+    operations: list[Element]
     axes: list[Axis]
     planes: list[Plane]
     inversion: bool
@@ -63,94 +53,85 @@ class Elements:
     classes: list[tuple[int, str]]  # conjugacy classes: (3, "C2′")
 
 
-def elements(sym: Stabilizers, index: int = 0) -> Elements:
+def shown(sym: Stabilizers, index: int = 0) -> Shown:
     """Axes, planes and conjugacy classes of molecule `index`."""
-    label = group_label(int(sym.group[index]))
+    code = int(sym.group[index])
     begin, end = sym.op_ptr[index : index + 2].tolist()
+    first, last = sym.ptr[index : index + 2].tolist()
     matrices = sym.operations[begin:end].double().cpu().numpy()
-    operations = [Operation(*classify(m)) for m in matrices]
-    atoms = slice(*sym.ptr[index : index + 2].tolist())
-    x = (sym.positions[atoms] - sym.centroid[index]).double().cpu().numpy()
+    entries = sym.permutations[sym.perm_ptr[begin] : sym.perm_ptr[end]].cpu().numpy()
+    operations = elements_of(matrices, entries.reshape(end - begin, last - first) - first, code)
     if int(sym.order[index]) == 0:
-        return _continuous(label, operations, sym.axis[index].double().cpu().numpy())
+        return _continuous(group_label(code), operations, sym.axis[index].double().cpu().numpy())
     axes = _axes(operations)
-    planes = [Plane(o.axis) for o in operations if o.kind == "sigma"]
-    main = _main(label, axes, planes)
-    _name(label, axes, planes, main, x)
-    inversion = any(o.kind == "i" for o in operations)
-    return Elements(label, operations, axes, planes, inversion, main, _classes(operations, matrices, axes, planes))
+    planes = [Plane(e.axis, e.name.removeprefix("sigma").lstrip("_")) for e in operations if kind(e) == "sigma"]
+    main = _main(axes, planes)
+    _prime(
+        group_label(code), axes, planes, main, (sym.positions[first:last] - sym.centroid[index]).double().cpu().numpy()
+    )
+    inversion = any(e.name == "i" for e in operations)
+    classes = _classes(operations, matrices, axes, planes)
+    return Shown(group_label(code), operations, axes, planes, inversion, main, classes)
 
 
-def _continuous(label: str, operations: list[Operation], axis: _Array) -> Elements:
+def kind(element: Element) -> str:
+    """ "E", "C", "i", "sigma" or "S" """
+    return "sigma" if element.name.startswith("sigma") else element.name[0]
+
+
+def _continuous(label: str, operations: list[Element], axis: _Array) -> Shown:
     if label == "Kh":
-        return Elements(label, operations, [], [], False, None, [(1, name) for name in ("E", "∞C∞", "i", "∞S∞", "∞σ")])
+        return Shown(label, operations, [], [], False, None, [(1, name) for name in ("E", "∞C∞", "i", "∞S∞", "∞σ")])
     symmetric = label == "Dinfh"
     planes = [Plane(axis, "h")] if symmetric else []
     names = ["E", "C∞", "∞σv"] + (["i", "S∞", "∞C2"] if symmetric else [])
-    return Elements(label, operations, [Axis(axis, 0)], planes, symmetric, axis, [(1, name) for name in names])
+    return Shown(label, operations, [Axis(axis, 0)], planes, symmetric, axis, [(1, name) for name in names])
 
 
 def _parallel(a: _Array, b: _Array) -> bool:
     return abs(float(a @ b)) > _PARALLEL
 
 
-def _axes(operations: list[Operation]) -> list[Axis]:
+def _axes(operations: list[Element]) -> list[Axis]:
     """Highest orders first."""
     axes: list[Axis] = []
-    for o in operations:
-        if o.kind not in "CS":
+    for e in operations:
+        if kind(e) not in "CS":
             continue
-        axis = next((a for a in axes if _parallel(a.direction, o.axis)), None)
+        axis = next((a for a in axes if _parallel(a.direction, e.axis)), None)
         if axis is None:
-            axes.append(axis := Axis(o.axis))
-        if o.kind == "C":
-            axis.n = max(axis.n, o.n)
+            axes.append(axis := Axis(e.axis))
+        if kind(e) == "C":
+            axis.n = max(axis.n, e.order)
         else:
-            axis.improper = max(axis.improper, o.n)
+            axis.improper = max(axis.improper, e.order)
     return sorted(axes, key=lambda a: (-a.n, -a.improper))
 
 
-def _main(label: str, axes: list[Axis], planes: list[Plane]) -> _Array | None:
+def _main(axes: list[Axis], planes: list[Plane]) -> _Array | None:
     """The axis of highest order if it is the only one of this order; of Cs, the normal of its plane."""
-    if label == "Cs":
-        return planes[0].normal
+    if not axes:
+        return planes[0].normal if planes else None
     order = [(a.n, a.improper) for a in axes]
-    return axes[0].direction if axes and order.count(order[0]) == 1 else None
+    return axes[0].direction if order.count(order[0]) == 1 else None
 
 
-def _name(label: str, axes: list[Axis], planes: list[Plane], main: _Array | None, x: _Array) -> None:
-    """h: planes across the main axis. Planes along it are v and d, two-fold axes across it ′ and ″, where they are of
-    two kinds: first those that hold more atoms."""
-    if main is None:
-        _name_cubic(label, axes, planes)
+def _prime(label: str, axes: list[Axis], planes: list[Plane], main: _Array | None, x: _Array) -> None:
+    """Marks the two-fold axes across the main one, where they are of two kinds, with ′ and ″: ′ for those that hold
+    more atoms. Of the planes of C2v, σv′ holds fewer."""
+    if label == "C2v":
+        min(planes, key=lambda plane: _atoms_near((x @ plane.normal)[:, None])).kind = "v′"
+    if label in ("O", "Oh"):  # beside those that are squares of four-fold rotations
+        for axis in axes:
+            axis.prime = "′" if axis.n == 2 else ""
+    if main is None or not axes or axes[0].n % 2:
         return
-    vertical = [p for p in planes if not _parallel(p.normal, main)]
-    for plane in planes:
-        plane.kind = "h"
-    n = axes[0].n if axes else 1
-    staggered = label.startswith("D") and label.endswith("d")
-    kinds = ["d" if staggered else "v"] * len(vertical)
-    if n % 2 == 0 and not staggered:
-        first = _first_kind([p.normal for p in vertical], [_atoms_near((x @ p.normal)[:, None]) for p in vertical], n)
-        kinds = ["v" if k in first else "v′" if n == 2 else "d" for k in range(len(vertical))]
-    for plane, kind in zip(vertical, kinds, strict=True):
-        plane.kind = kind
     twofold = [a for a in axes if a.n == 2 and not _parallel(a.direction, main)]
-    if n % 2 == 0:
-        on_axis = [_atoms_near(x - np.outer(x @ a.direction, a.direction)) for a in twofold]
-        first = _first_kind([a.direction for a in twofold], on_axis, n)
-        for k, axis in enumerate(twofold):
-            axis.prime = "′" if staggered or k in first else "″"
-
-
-def _name_cubic(label: str, axes: list[Axis], planes: list[Plane]) -> None:
-    """Also D2h and others with several axes of the highest order; their planes and axes get no marks."""
-    four = [a.direction for a in axes if a.n == 4]
-    for axis in axes:
-        axis.prime = "′" if four and axis.n == 2 else ""
-    for plane in planes:
-        across_four = any(_parallel(a, plane.normal) for a in four)
-        plane.kind = {"Td": "d", "Th": "h", "Oh": "h" if across_four else "d"}.get(label, "")
+    on_axis = [_atoms_near(x - np.outer(x @ a.direction, a.direction)) for a in twofold]
+    first = _first_kind([a.direction for a in twofold], on_axis, axes[0].n)
+    one_kind = label.endswith("d")
+    for k, axis in enumerate(twofold):
+        axis.prime = "′" if one_kind or k in first else "″"
 
 
 def _atoms_near(offsets: _Array) -> int:
@@ -168,46 +149,36 @@ def _first_kind(directions: list[_Array], atoms: list[int], n: int) -> set[int]:
 
 
 def _classes(
-    operations: list[Operation], matrices: _Array, axes: list[Axis], planes: list[Plane]
+    operations: list[Element], matrices: _Array, axes: list[Axis], planes: list[Plane]
 ) -> list[tuple[int, str]]:
-    """Conjugacy classes in the order of the operations' kinds; operations that form no group: by kind."""
-    count = len(operations)
-    classes: list[list[int]] = []
-    left = set(range(count))
+    """Conjugacy classes: rotations, inversion, rotoreflections, planes; high orders first."""
+    flat = matrices.reshape(len(matrices), 9)
+    left = set(range(len(operations)))
+    named = []
+    taken: set[tuple[str, int, int]] = set()
     while left:
         g = min(left)
-        # distances of h g h^-1 for all h from every operation
-        conjugates = np.einsum("hij,jk,hlk->hil", matrices, matrices[g], matrices).reshape(count, 9)
-        squared = ((conjugates[:, None] - matrices.reshape(count, 9)) ** 2).sum(-1)
-        found = sorted((set(squared.argmin(1).tolist()) | {g}) & left)
-        left -= set(found)
-        classes.append(found)
-    named = []
-    for members in classes:
-        o = min((operations[m] for m in members), key=_power)
-        named.append((_sort_key(o), len(members), _class_name(o, axes, planes)))
+        # which operation is h g h^-1, for all h
+        conjugates = np.einsum("hij,jk,hlk->hil", matrices, matrices[g], matrices).reshape(-1, 9)
+        nearest = ((conjugates[:, None] - flat) ** 2).sum(-1).argmin(1)
+        members = (set(nearest.tolist()) | {g}) & left
+        left -= members
+        e = min((operations[m] for m in members), key=lambda e: e.power)
+        if (kind(e), e.order, e.power) in taken and e.order > 2:  # in T the other sense of turning, about other axes
+            full = 2 * e.order if kind(e) == "S" and e.order % 2 else e.order
+            e = replace(e, power=full - e.power)
+        taken.add((kind(e), e.order, e.power))
+        rank = ("E", "C", "i", "S", "sigma").index(kind(e))
+        named.append(((rank, -e.order, e.power), len(members), _class_name(e, axes, planes)))
     return [(size, name) for _, size, name in sorted(named)]
 
 
-def _sort_key(o: Operation) -> tuple[int, int, int]:
-    return ("E", "C", "i", "S", "sigma").index(o.kind), -o.n, o.k
-
-
-def _class_name(o: Operation, axes: list[Axis], planes: list[Plane]) -> str:
-    if o.kind in ("E", "i"):
-        return o.kind
-    if o.kind == "sigma":
-        return max(planes, key=lambda p: abs(float(p.normal @ o.axis))).name
-    axis = max(axes, key=lambda a: abs(float(a.direction @ o.axis)))
-    k = _power(o)
-    prime = axis.prime if o.kind == "C" and o.n == 2 else ""
-    return f"{o.kind}{o.n}{prime}{_superscript(k) if k > 1 else ''}"
-
-
-def _power(o: Operation) -> int:
-    """m of C_n^m or S_n^m: for odd n, sigma times a turn by k/n is an odd power of S_n."""
-    return o.k + o.n if o.kind == "S" and o.n % 2 and o.k % 2 == 0 else o.k
-
-
-def _superscript(k: int) -> str:
-    return str(k).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
+def _class_name(e: Element, axes: list[Axis], planes: list[Plane]) -> str:
+    if kind(e) in ("E", "i"):
+        return e.name
+    if kind(e) == "sigma":
+        return max(planes, key=lambda p: abs(float(p.normal @ e.axis))).name
+    axis = max(axes, key=lambda a: abs(float(a.direction @ e.axis)))
+    prime = axis.prime if kind(e) == "C" and e.order == 2 else ""
+    power = str(e.power).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")) if e.power > 1 else ""
+    return f"{kind(e)}{e.order}{prime}{power}"

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from symkern.elements import Element
 from symkern.pointgroup.analysis import Result
-from symkern.pointgroup.classes import Operation, elements
+from symkern.pointgroup.classes import shown
 
 COLUMNS = ("file", "frame", "formula", "group", "order", "orbits", "residual\nÅ", "margin\nÅ")
 PERIODIC = "periodic: the cell is ignored, this is the point group of the atoms as a molecule"
@@ -53,7 +54,8 @@ def record(result: Result) -> dict[str, Any]:
     first = int(sym.ptr[k])
     begin, end = sym.op_ptr[k : k + 2].tolist()
     starts = sym.perm_ptr[begin : end + 1].tolist()
-    shown = elements(sym, k)
+    found = shown(sym, k)
+    sites = {orbit - first: label for orbit, label in sym.site_symmetry[k]}
     return {
         "file": result.frame.file,
         "frame": result.frame.number,
@@ -74,21 +76,22 @@ def record(result: Result) -> dict[str, Any]:
         "centroid": sym.centroid[k].tolist(),
         "axis": sym.axis[k].tolist() if int(sym.rank[k]) == 1 else None,
         "orbits": _orbits(result),
+        "site_symmetries": [sites[orbit - first] for orbit in sym.orbits[first : first + len(atoms)].tolist()],
         "operations": [
             {
                 "matrix": sym.operations[g].tolist(),
                 "permutation": (sym.permutations[a:b] - first).tolist(),
                 "residual": float(sym.residuals[g]),
-                **_element(operation),
+                **_element(element),
             }
-            for g, a, b, operation in zip(range(begin, end), starts[:-1], starts[1:], shown.operations, strict=True)
+            for g, a, b, element in zip(range(begin, end), starts[:-1], starts[1:], found.operations, strict=True)
         ],
         "elements": {
-            "axes": [{"names": axis.names, "direction": axis.direction.tolist()} for axis in shown.axes],
-            "planes": [{"name": plane.name, "normal": plane.normal.tolist()} for plane in shown.planes],
-            "inversion": shown.inversion,
+            "axes": [{"names": axis.names, "direction": axis.direction.tolist()} for axis in found.axes],
+            "planes": [{"name": plane.name, "normal": plane.normal.tolist()} for plane in found.planes],
+            "inversion": found.inversion,
         },
-        "classes": [{"name": name, "size": size} for size, name in shown.classes],
+        "classes": [{"name": name, "size": size} for size, name in found.classes],
         "notes": notes(result) + ([PERIODIC] if atoms.get_pbc().any() else []),
     }
 
@@ -121,9 +124,9 @@ def summary(results: Sequence[Result]) -> str:
     return f"{len(results):,} structures: " + ", ".join(f"{count:,} {label}" for label, count in counts.most_common())
 
 
-def _element(operation: Operation) -> dict[str, Any]:
-    axis = operation.axis.tolist() if np.any(operation.axis) else None
-    return {"kind": operation.kind, "n": operation.n, "k": operation.k, "axis": axis}
+def _element(element: Element) -> dict[str, Any]:
+    axis = element.axis.tolist() if np.any(element.axis) else None
+    return {"name": element.name, "n": element.order, "power": element.power, "axis": axis}
 
 
 def _orbits(result: Result) -> list[list[int]]:

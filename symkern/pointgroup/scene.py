@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from symkern.host import neighbor_list
-from symkern.pointgroup.classes import Elements, elements
+from symkern.pointgroup.classes import Shown, shown
 from symkern.stabilizer import Stabilizers
 
 _Array = NDArray[np.float64]
@@ -100,7 +100,7 @@ def scene(sym: Stabilizers, index: int = 0) -> Scene:
     z = sym.numbers[atoms].cpu().numpy()
     known = np.where(z < len(chemical_symbols), z, 0)  # 0 is ASE's unknown atom
     x = (sym.positions[atoms] - sym.centroid[index]).double().cpu().numpy()
-    found = elements(sym, index)
+    found = shown(sym, index)
     frame = _frame(found, x)
     x = x @ frame
     covalent = np.array([covalent_radii[k] for k in known])
@@ -130,7 +130,7 @@ def scene(sym: Stabilizers, index: int = 0) -> Scene:
     )
 
 
-def _frame(found: Elements, x: _Array) -> _Array:
+def _frame(found: Shown, x: _Array) -> _Array:
     """Columns: z along the main axis (else an axis of highest order), x along a second one, else the longest extent."""
     directions = [a.direction for a in found.axes] + [p.normal for p in found.planes]
     if found.main is not None:
