@@ -22,12 +22,14 @@ _EXPORTS = {
     "segment_mean": "symkern.ops.segment_sum",
     "Triplets": "symkern.ops.triplets",
     "triplets": "symkern.ops.triplets",
+    "stabilizers": "symkern.ops.stabilizers",
+    "Stabilizers": "symkern.stabilizer",
+    "Element": "symkern.elements",
+    "symmetrize": "symkern.ops.symmetrize",
+    "symmetry_picture": "symkern.pointgroup.picture",
     "edge_angles": "symkern.ops.edge_angles",
     "spherical_basis": "symkern.ops.spherical_basis",
     "radial_basis": "symkern.ops.radial_basis",
-    "Stabilizers": "symkern.stabilizer",
-    "stabilizers": "symkern.ops.stabilizers",
-    "symmetry_picture": "symkern.pointgroup.picture",
     "energy_and_forces": "symkern.energy",
     "Potential": "symkern.potential",
     "load_potential": "symkern.potential",
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from symkern import transforms as transforms
     from symkern import units as units
     from symkern.calculator import Calculator as Calculator
+    from symkern.elements import Element as Element
     from symkern.energy import energy_and_forces as energy_and_forces
     from symkern.neighbors import Neighbors as Neighbors
     from symkern.normalized import Normalized as Normalized
@@ -65,6 +68,7 @@ if TYPE_CHECKING:
     from symkern.ops.segment_sum import segment_sum as segment_sum
     from symkern.ops.spherical_basis import spherical_basis as spherical_basis
     from symkern.ops.stabilizers import stabilizers as stabilizers
+    from symkern.ops.symmetrize import symmetrize as symmetrize
     from symkern.ops.triplets import Triplets as Triplets
     from symkern.ops.triplets import triplets as triplets
     from symkern.pointgroup.picture import symmetry_picture as symmetry_picture
