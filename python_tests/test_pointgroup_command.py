@@ -144,6 +144,22 @@ def test_operations_that_form_no_group_are_noted(run):
     assert "not closed" in run("noisy.xyz", "--tolerance", f"{open_ones[0]:.6f}")[1]
 
 
+@pytest.mark.parametrize("policy", ["raw", "generate"])
+def test_policies(policy, run):
+    """Over a range where the operations of the noisy molecule sometimes form no group."""
+    write("noisy.xyz", [distorted(), molecule("C6H6")])
+    for tolerance in np.linspace(0.003, 0.02, 18):
+        code, out, _ = run("noisy.xyz", "--policy", policy, "--tolerance", f"{tolerance:.4f}", "--format", "json")
+        first, second = json.loads(out)
+        assert code == 0
+        assert first["order"] == len(first["operations"])
+        assert second["point_group"] == "D6h"
+        if policy == "raw":
+            assert first["max_residual"] <= tolerance
+        else:
+            assert 24 % first["order"] == 0
+
+
 def test_atoms_on_top_of_each_other_are_noted(run):
     atoms = molecule("H2O") + ase.Atoms("H", [molecule("H2O").positions[1]])
     write("twice.xyz", atoms)
@@ -235,6 +251,7 @@ def test_frames_that_do_not_exist(index, run):
         (["--index", "first"], "must be a number or a slice such as 0, -1, 5:10 or ::10, got first"),
         (["--index", "::0"], "must be a number or a slice"),
         (["--format", "xml"], "invalid choice: 'xml'"),
+        (["--policy", "raw", "--symmetrize", "y.xyz"], "--symmetrize needs operations that form a group"),
     ],
 )
 def test_bad_arguments(arguments, reason, capsys):

@@ -150,6 +150,8 @@ def _pointgroup(parser: argparse.ArgumentParser) -> Run:
     add("--force", action="store_true", help="replace files that exist")
 
     def run(args: argparse.Namespace) -> int:
+        if args.symmetrize and args.policy == "raw":
+            parser.error("--symmetrize needs operations that form a group: --policy closed or generate")
         import ase  # noqa: F401  (named if it is missing)
 
         from symkern.pointgroup import command
