@@ -35,7 +35,11 @@ class _Command:
         for message in wrong:
             self.failed(message)
         try:
-            targets = outputs.structures(args.symmetrize, files, force=args.force) if args.symmetrize else {}
+            targets = (
+                outputs.structures(args.symmetrize, files, args.output_format, force=args.force)
+                if args.symmetrize
+                else {}
+            )
             with self.progress:
                 frames = self.read(files)
                 results = self.analyse(frames)
@@ -128,9 +132,12 @@ class _Command:
             console.print(report.summary(results), soft_wrap=True)
         console.print(
             f"[dim]tolerance {self.args.tolerance:g} Å; residual: of the worst operation; "
-            "margin: how far the tolerance is from a value that decided something[/dim]",
+            "margin: how far the tolerance is from a value that decided something; notes such as "
+            '"D6h at 0.0150": what that tolerance gives[/dim]',
             soft_wrap=True,
         )
+        for line in report.explanations(results):
+            console.print(f"[yellow]{escape(line)}[/yellow]", soft_wrap=True)
         for file in dict.fromkeys(r.frame.file for r in results if r.frame.atoms.get_pbc().any()):
             console.print(f"[yellow]{escape(file)}[/yellow]: {report.PERIODIC}", soft_wrap=True)
         sys.stdout.flush()

@@ -23,21 +23,30 @@ def is_directory(target: Path) -> bool:
     return target.is_dir() or (not target.exists() and target.suffix == "")
 
 
-def structures(target: Path, files: Sequence[str], *, force: bool) -> dict[str, Path]:
+def structures(target: Path, files: Sequence[str], format: str | None, *, force: bool) -> dict[str, Path]:
     """Where the symmetrised structures of each file go.
 
     Raises:
         OutputError: several files for one target, or an existing target without `force`.
     """
     if is_directory(target):
-        names = {file: "stdin.xyz" if file == STDIN else Path(file).with_suffix(".xyz" if file.endswith(".npz") else
-                 Path(file).suffix).name for file in files}  # fmt: skip
-        made = {file: target / name for file, name in names.items()}
+        made = {file: target / _name(file, format) for file in files}
     elif len(files) == 1:
         made = {files[0]: target}
     else:
         raise OutputError(f"--symmetrize {target}: {len(files)} files need a directory")
     return _free(made, force)
+
+
+def _name(file: str, format: str | None) -> str:
+    """The file's own name, with the suffix of the format if one is asked for."""
+    from ase.io.formats import ioformats
+
+    path = Path("stdin.xyz" if file == STDIN else file)
+    if format is not None:
+        extensions = ioformats[format].extensions if format in ioformats else []
+        return path.with_suffix("." + (extensions[0] if extensions else format)).name
+    return path.with_suffix(".xyz").name if path.suffix == ".npz" else path.name
 
 
 def pictures(target: Path, results: Sequence[Result], kind: str, *, force: bool) -> dict[int, Path]:

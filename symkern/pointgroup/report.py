@@ -32,19 +32,22 @@ def cells(result: Result) -> list[str]:
     ]
 
 
-def notes(result: Result) -> list[str]:
-    """What the reader of a point group should know."""
+def notes(result: Result) -> dict[str, str]:
+    """What the reader of a point group should know: in two or three words, and in full."""
     sym, k = result.sym, result.index
-    found = [f"a tolerance of {_length(tolerance)} Å gives {label}" for tolerance, label in result.changes]
+    found = {
+        f"{label} at {_length(tolerance)}": f"with a tolerance of {_length(tolerance)} Å it would be {label}"
+        for tolerance, label in result.changes
+    }
     if not bool(sym.closed[k]):
         what = {
-            "closed": "a largest group of them is given",
+            "closed": "a group of some of them is given",
             "raw": "all of them are given",
             "generate": "the group that they generate is given",
         }[sym.policy]
-        found.append(f"not closed: the operations within the tolerance form no group, {what}")
+        found["not closed"] = f"the operations within the tolerance form no group; {what} (--policy {sym.policy})"
     if bool(sym.ambiguous[k]):
-        found.append("ambiguous: atoms of one element are closer than twice the tolerance")
+        found["ambiguous"] = "atoms of one element are closer than twice the tolerance: permutations need not be unique"
     return found
 
 
@@ -92,30 +95,38 @@ def record(result: Result) -> dict[str, Any]:
             "inversion": found.inversion,
         },
         "classes": [{"name": name, "size": size} for size, name in found.classes],
-        "notes": notes(result) + ([PERIODIC] if atoms.get_pbc().any() else []),
+        "notes": [*notes(result).values(), *([PERIODIC] if atoms.get_pbc().any() else [])],
     }
 
 
 def table(results: Sequence[Result], moved: dict[int, float]) -> Any:
     """A rich table; `moved`: how far symmetrisation moved the atoms of some results, Å."""
+    from rich.box import SIMPLE_HEAD
     from rich.markup import escape
     from rich.table import Table
 
-    made = Table(title_justify="left")
+    made = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)  # leaves the most room for names of files
     for name in (*COLUMNS, *(["moved\nÅ"] if moved else [])):
-        made.add_column(name, justify="left" if name in ("file", "formula", "group") else "right", overflow="fold")
+        made.add_column(name, justify="left" if name in ("file", "formula", "group") else "right", overflow="fold",
+                        no_wrap=name != "file")  # fmt: skip
     said = [notes(result) for result in results]
     if any(said):
-        made.add_column("notes", overflow="fold")
+        made.add_column("notes")
     for k, (result, remarks) in enumerate(zip(results, said, strict=True)):
         row = [escape(cell) for cell in cells(result)]
         row[3] = f"[bold]{row[3]}[/bold]"
         if moved:
             row.append(_length(moved[k]) if k in moved else "")
         if any(said):
-            row.append("[yellow]" + escape("; ".join(remarks)) + "[/yellow]" if remarks else "")
+            row.append("[yellow]" + escape(", ".join(remarks)) + "[/yellow]" if remarks else "")
         made.add_row(*row)
     return made
+
+
+def explanations(results: Sequence[Result]) -> list[str]:
+    """What the notes in the table mean; each once."""
+    said = {short: text for result in results for short, text in notes(result).items() if " at " not in short}
+    return [f"{short}: {text}" for short, text in said.items()]
 
 
 def summary(results: Sequence[Result]) -> str:
