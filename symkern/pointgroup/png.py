@@ -59,7 +59,8 @@ def mathtext(name: str) -> str:
     above = primes.replace("′", r"\prime").replace("″", r"\prime\prime") + power
     symbol = r"\sigma" if letter == "σ" else rf"\mathrm{{{letter}}}"
     index = rf"_{{\mathrm{{{below}}}}}" if below and "\\" not in below else f"_{{{below}}}" if below else ""
-    return f"${'∞' and chr(92) + 'infty ' if many else ''}{symbol}{index}{'^{' + above + '}' if above else ''}$"
+    times = r"\infty " if many else ""
+    return f"${times}{symbol}{index}{'^{' + above + '}' if above else ''}$"
 
 
 def group_mathtext(label: str) -> str:
