@@ -26,6 +26,7 @@ _EXPORTS = {
     "Stabilizers": "symkern.stabilizer",
     "Element": "symkern.elements",
     "symmetrize": "symkern.ops.symmetrize",
+    "symmetry_picture": "symkern.pointgroup.picture",
     "edge_angles": "symkern.ops.edge_angles",
     "spherical_basis": "symkern.ops.spherical_basis",
     "radial_basis": "symkern.ops.radial_basis",
@@ -37,7 +38,7 @@ _EXPORTS = {
     "ModelFileError": "symkern.saved",
     "Calculator": "symkern.calculator",
 }
-_MODULES = {"data", "host", "models", "nn", "ops", "testing", "training", "units"}
+_MODULES = {"data", "host", "models", "nn", "ops", "testing", "training", "transforms", "units"}
 
 __all__ = ["__version__", *sorted(_EXPORTS), *sorted(_MODULES)]
 
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from symkern import ops as ops
     from symkern import testing as testing
     from symkern import training as training
+    from symkern import transforms as transforms
     from symkern import units as units
     from symkern.calculator import Calculator as Calculator
     from symkern.elements import Element as Element
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
     from symkern.ops.symmetrize import symmetrize as symmetrize
     from symkern.ops.triplets import Triplets as Triplets
     from symkern.ops.triplets import triplets as triplets
+    from symkern.pointgroup.picture import symmetry_picture as symmetry_picture
     from symkern.potential import Potential as Potential
     from symkern.potential import load_potential as load_potential
     from symkern.saved import ModelFileError as ModelFileError

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -128,6 +129,56 @@ def _train(parser: argparse.ArgumentParser) -> Run:
     return run
 
 
+def _pointgroup(parser: argparse.ArgumentParser) -> Run:
+    """point groups of molecules in files of any format that ASE reads, with symmetrised copies and pictures"""
+    add = parser.add_argument
+    add("files", nargs="+", metavar="FILE", help="file, directory or pattern; - for XYZ on standard input")
+    add(
+        "--tolerance", type=_length, metavar="Å", default=0.01, help="how far an atom may miss its image, default: 0.01"
+    )
+    policies = (
+        "where the operations within the tolerance form no group: a large one of them, all, or what they generate"
+    )
+    add("--policy", choices=("closed", "raw", "generate"), default="closed", help=f"{policies}; default: closed")
+    add("--index", type=_frames, default=":", help="frames as ASE writes them: 0, -1, ::10; default: all")
+    add("--format", choices=("table", "json"), default="table", help="json: operations, permutations, orbits, elements")
+    add("--symmetrize", type=Path, metavar="OUT", help="write structures with exact symmetry to this file or directory")
+    add("--picture", type=Path, metavar="OUT", help="draw axes and planes to this .png or .html file, or directory")
+    add("--picture-format", choices=("png", "html"), default="png", help="of pictures in a directory, default: png")
+    add("--input-format", metavar="NAME", help="ASE's name of the format, if the file does not tell")
+    add("--output-format", metavar="NAME", help="of --symmetrize, if the file's suffix does not tell")
+    add("--force", action="store_true", help="replace files that exist")
+
+    def run(args: argparse.Namespace) -> int:
+        if args.symmetrize and args.policy == "raw":
+            parser.error("--symmetrize needs operations that form a group: --policy closed or generate")
+        import ase  # noqa: F401  (named if it is missing)
+
+        from symkern.pointgroup import command
+
+        return command.run(args)
+
+    return run
+
+
+def _length(text: str) -> float:
+    """A positive length, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a positive length in Å, got {text}")
+    return value
+
+
+def _frames(text: str) -> str:
+    """A number or a slice, for argparse."""
+    if not re.fullmatch(r"-?\d+|-?\d*:-?\d*(:-?[1-9]\d*)?", text):
+        raise argparse.ArgumentTypeError(f"must be a number or a slice such as 0, -1, 5:10 or ::10, got {text}")
+    return text
+
+
 def _reproduce(parser: argparse.ArgumentParser) -> Run:
     """rerun a published result and put it beside ours"""
     parser.add_argument("name", metavar="NAME", help="rmd17-ethanol")
@@ -160,6 +211,7 @@ _COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Run]] = {
     "demo": _demo,
     "bench": _bench,
     "train": _train,
+    "pointgroup": _pointgroup,
     "reproduce": _reproduce,
 }
 

@@ -1,0 +1,1 @@
+"""The command `symkern pointgroup`, and pictures of a molecule's symmetry."""
