@@ -191,19 +191,22 @@ def _tetrahedron(length: float) -> Array:
     return np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) * length / 3**0.5
 
 
-def _ethane(twist: float) -> tuple[Array, Array]:
-    hydrogen = np.concatenate([ring(3, 1.02, 1.16), ring(3, 1.02, -1.16, twist / 120)])
-    return np.array([0.77 * Z, -0.77 * Z]), hydrogen
+def _twisted(count: int, radius: float, height: float, degrees: float) -> Array:
+    """Two rings, the lower one turned."""
+    return np.concatenate([ring(count, radius, height), ring(count, radius, -height, degrees * count / 360)])
 
 
-def _ethene(twist: float) -> tuple[Array, Array]:
-    hydrogen = np.concatenate([ring(2, 0.93, 1.23), ring(2, 0.93, -1.23, twist / 180)])
-    return np.array([0.665 * Z, -0.665 * Z]), hydrogen
+def _ethane(twist: float, label: str, order: int) -> Structure:
+    return molecule(f"ethane {twist}", label, order, C=_pair(0, 0, 0.77), H=_twisted(3, 1.02, 1.16, twist))
+
+
+def _ethene(twist: float, label: str, order: int) -> Structure:
+    return molecule(f"ethene {twist}", label, order, C=_pair(0, 0, 0.665), H=_twisted(2, 0.93, 1.23, twist))
 
 
 def ferrocene(staggered: bool) -> Structure:
     rings = {
-        element: np.concatenate([ring(5, radius, height), ring(5, radius, -height, 0.5 * staggered)])
+        element: _twisted(5, radius, height, 36 * staggered)
         for element, radius, height in (("C", 1.21, 1.66), ("H", 2.29, 1.64))
     }
     return molecule(f"ferrocene D5{'hd'[staggered]}", f"D5{'hd'[staggered]}", 20, Fe=np.zeros(3), **rings)
@@ -220,6 +223,7 @@ def ideal_molecules() -> tuple[Structure, ...]:
     icosahedron = signs(0, 1, GOLDEN) / (1 + GOLDEN**2) ** 0.5
     dodecahedron = np.concatenate([signs(1, 1, 1), signs(0, 1 / GOLDEN, GOLDEN)]) / 3**0.5
     cube, octahedron = signs(1, 1, 1) / 3**0.5, signs(0, 0, 1)
+    corners = _tetrahedron(1.5)
     peroxide = ring(2, 0.9, 0.25, 111.5 / 360), ring(2, 0.7)
     made = [
         molecule("helium", "Kh", 0, He=np.zeros(3)),
@@ -228,20 +232,20 @@ def ideal_molecules() -> tuple[Structure, ...]:
         molecule("CO2", "Dinfh", 0, C=np.zeros(3), O=[1.16 * Y, -1.16 * Y]),
         molecule("acetylene", "Dinfh", 0, C=[0.6 * Z, -0.6 * Z], H=[1.66 * Z, -1.66 * Z]),
         molecule("HCN", "Cinfv", 0, C=np.zeros(3), N=1.16 * Z, H=-1.07 * Z),
-        molecule("CHFClBr", "C1", 1, C=np.zeros(3), **dict(zip(("H", "F", "Cl", "Br"), _tetrahedron(1.5), strict=True))),
+        molecule("CHFClBr", "C1", 1, C=np.zeros(3), H=corners[0], F=corners[1], Cl=corners[2], Br=corners[3]),
         molecule("HOF", "Cs", 2, O=np.zeros(3), H=0.96 * X, F=0.96 * (np.cos(1.8) * X + np.sin(1.8) * Y)),
         molecule("H2O", "C2v", 4, O=np.zeros(3), H=ring(2, 0.76, 0.59)),
         molecule("H2O2", "C2", 2, O=peroxide[1], H=peroxide[0]),
         molecule("trans-C2H2Cl2", "C2h", 4, C=ring(2, 0.66), H=_pair(1.23, 0.93), Cl=_pair(1.64, -1.4)),
-        molecule("meso-C2H2F2Cl2", "Ci", 2, C=_pair(0.75, 0.1), H=_pair(1, -1, 0.3), F=_pair(1.2, 1, 0.9), Cl=_pair(1.4, 0.2, -1.6)),
+        molecule("C2H2F2Cl2", "Ci", 2, C=_pair(0.75, 0.1), H=_pair(1, -1), F=_pair(1, 1, 0.9), Cl=_pair(1, 0.2, -2)),
         molecule("NH3", "C3v", 6, N=np.zeros(3), H=ring(3, 0.94, -0.38)),
         molecule("boric acid", "C3h", 6, B=np.zeros(3), O=ring(3, 1.37), H=ring(3, 1.9, 0, 0.21)),
-        molecule("allene", "D2d", 8, C=[np.zeros(3), 1.31 * Z, -1.31 * Z], H=np.concatenate([ring(2, 0.93, 1.87), ring(2, 0.93, -1.87, 0.5)])),
-        *(molecule(f"ethene {t}", label, order, C=_ethene(t)[0], H=_ethene(t)[1]) for t, label, order in ((0, "D2h", 8), (30, "D2", 4), (90, "D2d", 8))),
-        *(molecule(f"ethane {t}", label, order, C=_ethane(t)[0], H=_ethane(t)[1]) for t, label, order in ((0, "D3h", 12), (25, "D3", 6), (60, "D3d", 12))),
+        molecule("allene", "D2d", 8, C=[np.zeros(3), 1.31 * Z, -1.31 * Z], H=_twisted(2, 0.93, 1.87, 90)),
+        *(_ethene(twist, label, order) for twist, label, order in ((0, "D2h", 8), (30, "D2", 4), (90, "D2d", 8))),
+        *(_ethane(twist, label, order) for twist, label, order in ((0, "D3h", 12), (25, "D3", 6), (60, "D3d", 12))),
         molecule("PF5", "D3h", 12, P=np.zeros(3), F=np.concatenate([ring(3, 1.53), [1.58 * Z, -1.58 * Z]])),
         molecule("XeF4", "D4h", 16, Xe=np.zeros(3), F=ring(4, 1.95)),
-        molecule("S8", "D4d", 16, S=np.concatenate([ring(4, 2.34, 0.5), ring(4, 2.34, -0.5, 0.5)])),
+        molecule("S8", "D4d", 16, S=_twisted(4, 2.34, 0.5, 45)),
         molecule("benzene", "D6h", 24, C=ring(6, 1.39), H=ring(6, 2.48)),
         molecule("ring of 100", "D100h", 400, C=ring(100, 22.3)),
         ferrocene(False),

@@ -142,9 +142,9 @@ def almost_hexagon() -> tuple[Any, Any]:
     return BY_NAME["benzene"].positions + pg.noise(12, 0.01, random), BY_NAME["benzene"].numbers
 
 
-def not_closed(tolerances: Any = np.linspace(0.008, 0.025, 35)) -> tuple[Any, Any, float]:
+def not_closed() -> tuple[Any, Any, float]:
     r, z = almost_hexagon()
-    for tolerance in tolerances:
+    for tolerance in np.linspace(0.008, 0.025, 35):
         if not find(r, z, tolerance=float(tolerance)).closed:
             return r, z, float(tolerance)
     raise AssertionError("every tolerance gives a group")
@@ -252,7 +252,7 @@ def test_thousand_points_on_a_sphere() -> None:
 def test_more_operations_than_the_cap() -> None:
     """Points on a fine ring, all within the tolerance of each other's images: an error, not an endless search."""
     ring = pg.ring(30_000, 5.0)
-    with pytest.raises((ValueError, RuntimeError), match="(?i)tolerance|operations|pairs|atoms"):
+    with pytest.raises((ValueError, RuntimeError), match="tolerance is too large"):
         find(ring, np.full(len(ring), 6))
 
 

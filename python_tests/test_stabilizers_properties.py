@@ -73,7 +73,7 @@ def test_operations_do_what_they_say(everything: list[Found]) -> None:
 
 
 def test_orbits_and_site_groups(everything: list[Found]) -> None:
-    """|G| = |orbit| |site group| for each atom, orbits are what permutations connect, and each is named by its first."""
+    """|G| = |orbit| |site group| for each atom; an orbit is what permutations connect, named by its first atom."""
     for found in everything:
         size = len(found.operations)
         for i, name in enumerate(found.orbits):
@@ -200,11 +200,11 @@ def test_random_points_have_no_symmetry(seed: int, count: int) -> None:
     random = np.random.default_rng(seed)
     r, z = random.normal(size=(count, 3)) * 3, random.integers(1, 10, count)
     found = find(r, z, tolerance=1e-5)
-    expected = (
-        "Kh" if count < 2 else ("Dinfh" if z[0] == z[1] else "Cinfv") if count == 2 else "Cs" if count == 3 else "C1"
-    )
-    if count != 3 or len(set(z.tolist())) == 3:
-        assert found.label == expected
+    if count < 3:
+        expected = ["Kh", "Kh", "Dinfh" if len(set(z.tolist())) == 1 else "Cinfv"][count]
+    else:
+        expected = "Cs" if count == 3 else "C1"
+    assert found.label == expected
 
 
 # ---- fixed results ---------------------------------------------------------------------------------------------------
