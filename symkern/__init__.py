@@ -22,11 +22,13 @@ _EXPORTS = {
     "segment_mean": "symkern.ops.segment_sum",
     "Triplets": "symkern.ops.triplets",
     "triplets": "symkern.ops.triplets",
+    "stabilizers": "symkern.ops.stabilizers",
+    "Stabilizers": "symkern.stabilizer",
+    "Element": "symkern.elements",
+    "symmetrize": "symkern.ops.symmetrize",
     "edge_angles": "symkern.ops.edge_angles",
     "spherical_basis": "symkern.ops.spherical_basis",
     "radial_basis": "symkern.ops.radial_basis",
-    "Stabilizers": "symkern.stabilizer",
-    "stabilizers": "symkern.ops.stabilizers",
     "energy_and_forces": "symkern.energy",
     "Potential": "symkern.potential",
     "load_potential": "symkern.potential",
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from symkern import training as training
     from symkern import units as units
     from symkern.calculator import Calculator as Calculator
+    from symkern.elements import Element as Element
     from symkern.energy import energy_and_forces as energy_and_forces
     from symkern.neighbors import Neighbors as Neighbors
     from symkern.normalized import Normalized as Normalized
@@ -63,6 +66,7 @@ if TYPE_CHECKING:
     from symkern.ops.segment_sum import segment_sum as segment_sum
     from symkern.ops.spherical_basis import spherical_basis as spherical_basis
     from symkern.ops.stabilizers import stabilizers as stabilizers
+    from symkern.ops.symmetrize import symmetrize as symmetrize
     from symkern.ops.triplets import Triplets as Triplets
     from symkern.ops.triplets import triplets as triplets
     from symkern.potential import Potential as Potential

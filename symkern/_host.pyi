@@ -13,4 +13,13 @@ def neighbor_list(
     self_loops: bool,
     threads: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]: ...
+def stabilizers(
+    positions: NDArray[np.float64],
+    numbers: NDArray[np.int64],
+    ptr: NDArray[np.int64],
+    tolerance: float,
+    policy: int,
+    samples: int,
+    threads: int,
+) -> tuple[NDArray[Any], ...]: ...
 def build_info() -> dict[str, Any]: ...

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from symkern import __version__
+from symkern.elements import POLICIES, Element, elements_of, group_label, site_symmetry_of
 
 try:
     from symkern import _host
@@ -131,6 +133,174 @@ def neighbor_list(
     if rows is None:
         shifts = np.zeros((edge_index.shape[1], 3), dtype=np.int32)
     return HostNeighbors(edge_index, shifts, row_ptr, r, rows, starts)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PointGroup:
+    """The symmetry of one molecule with N atoms and G operations, as NumPy arrays; see `symkern.Stabilizers`.
+
+    Attributes:
+        label: Schoenflies symbol: "C1", "C2v", "D6h", "Td", "Cinfv", "Dinfh", "Kh", ...
+        code: the same as an integer.
+        order: number of operations; 0 for continuous groups (linear molecules, single atoms, no atoms).
+        operations: (G, 3, 3) act on column vectors about the centroid; identity first.
+        permutations: (G, N) int64, where each operation sends each atom.
+        residuals: (G,) max_i |R (x_i - c) - (x_p(i) - c)|, Å.
+        centroid: (3,) unweighted mean of the positions, Å.
+        orbits: (N,) int64 smallest index among the atoms that operations send each atom to.
+        rank: of the centered positions: 0 point, 1 line, 2 plane, 3.
+        axis: (3,) unit vector along linear molecules, zero for others.
+        closed: whether the operations within the tolerance formed a group.
+        margin: Å, how far the tolerance is from the nearest value that decided something.
+        ambiguous: two atoms of one species are closer than twice the tolerance.
+        tolerance: Å, as given.
+    """
+
+    label: str
+    code: int
+    order: int
+    operations: NDArray[np.float64]
+    permutations: NDArray[np.int64]
+    residuals: NDArray[np.float64]
+    centroid: NDArray[np.float64]
+    orbits: NDArray[np.int64]
+    rank: int
+    axis: NDArray[np.float64]
+    closed: bool
+    margin: float
+    ambiguous: bool
+    tolerance: float
+
+    def __repr__(self) -> str:
+        return f"PointGroup({self.label}, {len(self.orbits)} atoms, {len(self.operations)} operations)"
+
+    @cached_property
+    def elements(self) -> list[Element]:
+        """The symmetry element of each operation, in their order."""
+        return elements_of(self.operations, self.permutations, self.code)
+
+    @cached_property
+    def site_symmetry(self) -> list[tuple[int, str]]:
+        """(smallest atom, Schoenflies symbol of its site) for each orbit."""
+        return site_symmetry_of(self.elements, self.permutations, self.orbits, self.code)
+
+
+def point_group(
+    positions: ArrayLike | Any,
+    numbers: ArrayLike | None = None,
+    tolerance: float = 0.01,
+    *,
+    policy: str = "closed",
+    samples: int = 0,
+) -> PointGroup:
+    """The point group of a molecule, with its operations; see `symkern.stabilizers` for the definition.
+
+    Args:
+        positions: (N, 3), Å; or an `ase.Atoms`, which brings its own numbers (periodic images are ignored).
+        numbers: (N,) integers of at least 1: atomic numbers or other labels.
+        tolerance: Å, positive: how far atoms may be from where an operation sends them.
+        policy: "closed", "raw" or "generate": what to return where these operations form no group.
+        samples: for linear molecules, so many rotations about the axis and mirror planes through it.
+
+    Raises:
+        ValueError: bad input; the message names the argument, what it got and what it expected.
+    """
+    r, z = _molecule(positions, numbers)
+    found = _stabilizers(r, z, np.array([0, len(r)], dtype=np.int64), tolerance, policy, samples, 1)
+    return _point_group(found, 0, 0, len(r), float(tolerance))
+
+
+def point_groups(
+    positions: ArrayLike,
+    numbers: ArrayLike,
+    *,
+    batch: ArrayLike | None = None,
+    ptr: ArrayLike | None = None,
+    tolerance: float = 0.01,
+    policy: str = "closed",
+    samples: int = 0,
+    threads: int = 1,
+) -> list[PointGroup]:
+    """`point_group` of each molecule of a batch; permutations and orbits count from the molecule's first atom.
+
+    Args:
+        positions: (N, 3), Å.
+        numbers: (N,) integers of at least 1.
+        batch: (N,) sorted molecule of each atom.
+        ptr: (B + 1,) starts of the molecules, instead of `batch`.
+        tolerance, policy, samples: as for `point_group`.
+        threads: how many threads may work; the result does not depend on it.
+
+    Raises:
+        ValueError: bad input; the message names the argument, what it got and what it expected.
+    """
+    if not 1 <= threads <= 1024:
+        raise ValueError(f"threads must be 1 .. 1024, got {threads}")
+    r, z = _molecule(positions, numbers)
+    starts = _starts(len(r), batch, ptr, None)
+    found = _stabilizers(r, z, starts, tolerance, policy, samples, threads)
+    bounds = starts.tolist()
+    return [_point_group(found, b, bounds[b], bounds[b + 1], float(tolerance)) for b in range(len(bounds) - 1)]
+
+
+def _molecule(positions: ArrayLike | Any, numbers: ArrayLike | None) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    if hasattr(positions, "get_positions") and hasattr(positions, "get_atomic_numbers"):
+        if numbers is not None:
+            raise ValueError("positions is an Atoms object, which brings its own numbers: do not give them too")
+        positions, numbers = positions.get_positions(), positions.get_atomic_numbers()
+    r = _floats(positions, "positions")
+    if r.ndim != 2 or r.shape[1] != 3:
+        raise ValueError(f"positions must have shape (N, 3), got {r.shape}")
+    if numbers is None:
+        raise ValueError("numbers are needed, unless positions is an ase.Atoms")
+    z = np.asarray(numbers)
+    if z.size == 0:
+        z = z.astype(np.int64)  # an empty list is an array of floats
+    if z.shape != (len(r),) or z.dtype.kind not in "iu":
+        raise ValueError(f"numbers must be integers of shape ({len(r)},), got {z.dtype} of shape {z.shape}")
+    return r, np.ascontiguousarray(z, dtype=np.int64)
+
+
+def _stabilizers(
+    r: NDArray[np.float64],
+    z: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    tolerance: float,
+    policy: str,
+    samples: int,
+    threads: int,
+) -> tuple[NDArray[Any], ...]:
+    tolerance = float(tolerance)
+    if not (0 < tolerance < float("inf")):
+        raise ValueError(f"tolerance must be positive and finite, got {tolerance}")
+    if policy not in POLICIES:
+        raise ValueError(f"policy must be one of {', '.join(POLICIES)}, got {policy!r}")
+    if not 0 <= samples <= 100_000:
+        raise ValueError(f"samples must be 0 .. 100000, got {samples}")
+    return _host.stabilizers(r, z, starts, tolerance, POLICIES.index(policy), int(samples), int(threads))
+
+
+def _point_group(found: tuple[NDArray[Any], ...], b: int, begin: int, end: int, tolerance: float) -> PointGroup:
+    (operations, op_ptr, permutations, perm_ptr, residuals, centroid, orbits, order, group, rank) = found[:10]
+    axis, closed, margin, ambiguous = found[10:]
+    first, last = int(op_ptr[b]), int(op_ptr[b + 1])
+    moves = permutations[perm_ptr[first] : perm_ptr[last]].reshape(last - first, end - begin) - begin
+    return PointGroup(
+        label=group_label(int(group[b])),
+        code=int(group[b]),
+        order=int(order[b]),
+        operations=operations[first:last],
+        permutations=moves,
+        residuals=residuals[first:last],
+        centroid=centroid[b],
+        orbits=orbits[begin:end] - begin,
+        rank=int(rank[b]),
+        axis=axis[b],
+        closed=bool(closed[b]),
+        margin=float(margin[b]),
+        ambiguous=bool(ambiguous[b]),
+        tolerance=tolerance,
+    )
 
 
 def build_info() -> dict[str, Any]:

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-# Schoenflies families; a group is coded as family * 65536 + n, the number in its name
-FAMILIES = (
-    "C1", "Cs", "Ci", "C{n}", "C{n}v", "C{n}h", "D{n}", "D{n}h", "D{n}d", "S{n}",
-    "T", "Td", "Th", "O", "Oh", "I", "Ih", "Cinfv", "Dinfh", "Kh",
-)  # fmt: skip
-
-
-def group_label(code: int) -> str:
-    """Schoenflies symbol of a group code."""
-    return FAMILIES[code >> 16].format(n=code & 0xFFFF)
-
-
-def group_code(family: str, n: int = 0) -> int:
-    """Code of a family such as "C{n}v" and its number."""
-    return FAMILIES.index(family) << 16 | n
+from symkern.elements import FAMILIES as FAMILIES
+from symkern.elements import Element, elements_of, site_symmetry_of
+from symkern.elements import group_code as group_code
+from symkern.elements import group_label as group_label
 
 
 @dataclass(eq=False, repr=False)
@@ -99,13 +92,41 @@ class Stabilizers:
         molecules = torch.arange(self.num_structures, device=self.ptr.device)
         return torch.repeat_interleave(molecules, self.op_ptr.diff(), output_size=self.num_operations)
 
+    @cached_property
+    def elements(self) -> list[list[Element]]:
+        """The symmetry elements of each molecule, one for each operation and in their order: see `Element`."""
+        return [elements_of(r, p, code) for _, r, p, _, code in self._molecules()]
+
+    @cached_property
+    def site_symmetry(self) -> list[list[tuple[int, str]]]:
+        """For each molecule and orbit: its smallest global atom index and the Schoenflies symbol of that site."""
+        return [
+            [(begin + atom, label) for atom, label in site_symmetry_of(elements, p, orbits, code)]
+            for (begin, _, p, orbits, code), elements in zip(self._molecules(), self.elements, strict=True)
+        ]
+
+    def _molecules(self) -> list[tuple[int, NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], int]]:
+        """First atom, operations, local permutations (G, N), local orbits and group code of each molecule."""
+        operations = self.operations.double().cpu().numpy()
+        permutations, orbits = self.permutations.cpu().numpy(), self.orbits.cpu().numpy()
+        ptr, op_ptr, group, entry = self.ptr.tolist(), self.op_ptr.tolist(), self.group.tolist(), 0
+        found = []
+        for b, code in enumerate(group):
+            begin, atoms = ptr[b], ptr[b + 1] - ptr[b]
+            count = op_ptr[b + 1] - op_ptr[b]
+            p = permutations[entry : entry + count * atoms].reshape(count, atoms) - begin
+            found.append((begin, operations[op_ptr[b] : op_ptr[b + 1]], p, orbits[begin : begin + atoms] - begin, code))
+            entry += count * atoms
+        return found
+
     def to(self, device: torch.device | str) -> Stabilizers:
         """A copy on `device`."""
         return self._map(lambda x: x.to(device))
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Stabilizers:
-        values = (getattr(self, f.name) for f in fields(self))
-        return Stabilizers(*(change(v) if isinstance(v, Tensor) else v for v in values))
+        values: list[Any] = [getattr(self, f.name) for f in fields(self)]
+        changed: list[Any] = [change(v) if isinstance(v, Tensor) else v for v in values]
+        return Stabilizers(*changed)
 
     def __repr__(self) -> str:
         shown = ", ".join(self.labels[:6]) + (", ..." if self.num_structures > 6 else "")

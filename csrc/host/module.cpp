@@ -12,6 +12,7 @@
 
 #include "core/isa.h"
 #include "ops/neighbor_list_host.h"
+#include "ops/stabilizers_host.h"
 
 namespace py = pybind11;
 namespace symkern {
@@ -92,6 +93,44 @@ py::tuple neighbor_list(const Array<double>& positions, double cutoff, const Arr
   return py::make_tuple(edge_index, shifts, row_ptr);
 }
 
+// Everything of one batch, in the order of the torch op's outputs up to `ambiguous`.
+py::tuple stabilizers(const Array<double>& positions, const Array<int64_t>& numbers, const Array<int64_t>& ptr,
+                      double tolerance, int policy, int64_t samples, int threads) {
+  const int64_t atoms = positions.shape(0), molecules = ptr.shape(0) - 1;
+  // symkern/host.py has checked and explained; this only keeps memory safe
+  const int64_t* starts = ptr.data();
+  if (molecules < 0 || starts[0] != 0 || starts[molecules] != atoms || numbers.shape(0) != atoms ||
+      !std::is_sorted(starts, starts + molecules + 1)) {
+    throw std::invalid_argument("ptr must rise from 0 to the number of atoms");
+  }
+  const StabilizersInput input{positions.data(), true,   numbers.data(), starts, molecules,
+                               tolerance,        policy, samples,        false};
+  Array<int64_t> op_ptr(molecules + 1), orbits(atoms), order(molecules), group(molecules), rank(molecules);
+  Array<double> centroid({molecules, int64_t{3}}), axis({molecules, int64_t{3}}), margin(molecules);
+  Array<bool> closed(molecules), ambiguous(molecules);
+  const StabilizersFixed<double> fixed{op_ptr.mutable_data(),   orbits.mutable_data(), order.mutable_data(),
+                                       group.mutable_data(),    rank.mutable_data(),   centroid.mutable_data(),
+                                       axis.mutable_data(),     margin.mutable_data(), closed.mutable_data(),
+                                       ambiguous.mutable_data()};
+  Array<double> operations, residuals;
+  Array<int64_t> permutations, perm_ptr;
+  const Parallel parallel = host_parallel(threads);
+  {
+    const py::gil_scoped_release release;
+    find_stabilizers<double>(input, parallel, fixed, [&](int64_t count, int64_t entries) {
+      const py::gil_scoped_acquire acquire;
+      operations = Array<double>({count, int64_t{3}, int64_t{3}});
+      residuals = Array<double>(count);
+      permutations = Array<int64_t>(entries);
+      perm_ptr = Array<int64_t>(count + 1);
+      return StabilizersRagged<double>{operations.mutable_data(), residuals.mutable_data(), permutations.mutable_data(),
+                                       perm_ptr.mutable_data()};
+    });
+  }
+  return py::make_tuple(operations, op_ptr, permutations, perm_ptr, residuals, centroid, orbits, order, group, rank,
+                        axis, closed, margin, ambiguous);
+}
+
 py::dict build_info() {
   py::dict info;
   info["version"] = SYMKERN_VERSION;
@@ -109,5 +148,7 @@ PYBIND11_MODULE(_host, m) {
   m.doc() = "Torch-free host kernels of symkern; use symkern.host.";
   m.def("neighbor_list", &symkern::neighbor_list, py::arg("positions"), py::arg("cutoff"), py::arg("ptr"),
         py::arg("cell"), py::arg("pbc"), py::arg("full"), py::arg("self_loops"), py::arg("threads"));
+  m.def("stabilizers", &symkern::stabilizers, py::arg("positions"), py::arg("numbers"), py::arg("ptr"),
+        py::arg("tolerance"), py::arg("policy"), py::arg("samples"), py::arg("threads"));
   m.def("build_info", &symkern::build_info);
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise, product
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,10 +13,12 @@ from torch import Tensor
 from symkern import _library as _library
 from symkern._autograd import fake
 from symkern._check import check_tensor
-from symkern.stabilizer import Stabilizers, group_code
+from symkern.elements import POLICIES, group_code, group_of_counts
+from symkern.stabilizer import Stabilizers
 
-POLICIES = ("closed", "raw", "generate")
 _Array = NDArray[np.float64]
+_Key = tuple[tuple[int, ...], int]  # permutation, determinant
+_Operations = dict[_Key, tuple[_Array, float]]  # matrix, residual
 
 
 def stabilizers(
@@ -88,7 +91,8 @@ def exhaustive(positions: Tensor, numbers: Tensor, *, ptr: Tensor, tolerance: fl
 def _collect(
     found: tuple[Tensor, ...], positions: Tensor, numbers: Tensor, tolerance: float, policy: str
 ) -> Stabilizers:
-    return Stabilizers(*found, positions, numbers, tolerance, policy)
+    fields: tuple[Any, ...] = (*found, positions, numbers, tolerance, policy)
+    return Stabilizers(*fields)
 
 
 @fake("stabilizers")
@@ -185,13 +189,13 @@ def reference(
     )
 
 
-def _molecule(x: _Array, z: NDArray[np.int64], tol: float, policy: str, samples: int) -> dict:
+def _molecule(x: _Array, z: NDArray[np.int64], tol: float, policy: str, samples: int) -> dict[str, Any]:
     n = len(x)
     centroid = x.mean(0) if n else np.zeros(3)
     x = x - centroid
     r = np.linalg.norm(x, axis=1)
     pairs = np.linalg.norm(x[:, None] - x, axis=-1) + np.where(np.eye(n) + (z[:, None] != z), np.inf, 0)
-    result = {
+    result: dict[str, Any] = {
         "centroid": centroid, "ambiguous": bool((pairs <= 2 * tol).any()), "axis": np.zeros(3), "closed": True,
     }  # fmt: skip
     decisions = [0.0, r.max(initial=0)]
@@ -203,11 +207,12 @@ def _molecule(x: _Array, z: NDArray[np.int64], tol: float, policy: str, samples:
         decisions.append(off_axis)
     identity = (tuple(range(n)), 1)
     if rank < 2:
-        operations = {identity: (np.eye(3), 0.0)}
+        operations: _Operations = {identity: (np.eye(3), 0.0)}
         if rank == 1:
-            result["axis"] = axes[:, 2]
-            p = _match(-x, x, z)
-            if p is not None:
+            axis = axes[:, 2]
+            result["axis"] = axis * np.sign(axis[np.abs(axis).argmax()])
+            p = _nearest(-x, x, z)
+            if len(set(p)) == n:
                 residual = np.linalg.norm(-x - x[list(p)], axis=1).max()
                 decisions.append(residual)
                 if residual <= tol:
@@ -252,11 +257,10 @@ def _about(axis: _Array, count: int) -> list[_Array]:
     return made
 
 
-def _match(y: _Array, x: _Array, z: NDArray[np.int64]) -> tuple[int, ...] | None:
-    """The nearest atom of the same species for each point of y, if that is a permutation."""
+def _nearest(y: _Array, x: _Array, z: NDArray[np.int64]) -> tuple[int, ...]:
+    """The nearest atom of the same species for each point of y."""
     d = np.where(z[:, None] == z, np.linalg.norm(y[:, None] - x, axis=-1), np.inf)
-    p = d.argmin(1)
-    return tuple(p.tolist()) if len(set(p.tolist())) == len(p) else None
+    return tuple(d.argmin(1).tolist())
 
 
 def _kabsch(x: _Array, p: tuple[int, ...], det: int) -> _Array:
@@ -265,7 +269,7 @@ def _kabsch(x: _Array, p: tuple[int, ...], det: int) -> _Array:
     return result
 
 
-def _candidates(x: _Array, z: NDArray[np.int64], r: _Array, tol: float) -> dict:
+def _candidates(x: _Array, z: NDArray[np.int64], r: _Array, tol: float) -> _Operations:
     """(permutation, det) -> (matrix, residual), for all that may have a residual below twice the tolerance."""
     far = np.flatnonzero(r > 0.3 * r.max())
     alike = (z[:, None] == z) & (np.abs(r[:, None] - r) <= 2 * tol)
@@ -276,25 +280,24 @@ def _candidates(x: _Array, z: NDArray[np.int64], r: _Array, tol: float) -> dict:
     def images(b: int) -> list[tuple[int, int]]:
         return [
             (i, j)
-            for i, j in product(np.flatnonzero(alike[a]), np.flatnonzero(alike[b]))
+            for i, j in product(np.flatnonzero(alike[a]).tolist(), np.flatnonzero(alike[b]).tolist())
             if i != j and abs(distance[i, j] - distance[a, b]) <= 4 * tol
         ]
 
     b = min((b for b in range(len(x)) if height[b] > 0.3 * height.max()), key=lambda b: (len(images(b)), b))
-    found: dict = {}
+    found: _Operations = {}
     for (i, j), det in product(images(b), (1, -1)):
         target, source = _bisectors(x[i], x[j]), _bisectors(x[a], x[b])
         if target is None or source is None:
             continue
         rotation = target @ np.diag([1, 1, det]) @ source.T
-        p = None
-        for _ in range(4):
-            q = _match(x @ rotation.T, x, z)
-            if q is None or q == p:
+        last, p = None, _nearest(x @ rotation.T, x, z)
+        for _ in range(5):
+            if p == last:
                 break
-            p = q
-            rotation = _kabsch(x, p, det)
-        if p is not None and q is not None:
+            last, rotation = p, _kabsch(x, p, det)
+            p = _nearest(x @ rotation.T, x, z)
+        if p == last and len(set(p)) == len(p):
             found[(p, det)] = (rotation, np.linalg.norm(x @ rotation.T - x[list(p)], axis=1).max())
     return found
 
@@ -308,11 +311,11 @@ def _bisectors(a: _Array, b: _Array) -> _Array | None:
     return np.stack([s, d, np.cross(s, d)], 1)
 
 
-def _compose(g: tuple[tuple[int, ...], int], h: tuple[tuple[int, ...], int]) -> tuple[tuple[int, ...], int]:
+def _compose(g: _Key, h: _Key) -> _Key:
     return tuple(g[0][i] for i in h[0]), g[1] * h[1]
 
 
-def _generated(keys: set) -> set:
+def _generated(keys: set[_Key]) -> set[_Key]:
     group = set(keys)
     while True:
         more = {_compose(g, h) for g in group for h in keys} - group
@@ -323,7 +326,7 @@ def _generated(keys: set) -> set:
         group |= more
 
 
-def _apply_policy(accepted: dict, x: _Array, policy: str, tol: float) -> tuple[dict, bool]:
+def _apply_policy(accepted: _Operations, x: _Array, policy: str, tol: float) -> tuple[_Operations, bool]:
     keys = set(accepted)
     closed = all(_compose(g, h) in keys for g in keys for h in keys)
     if closed or policy == "raw":
@@ -344,7 +347,7 @@ def _apply_policy(accepted: dict, x: _Array, policy: str, tol: float) -> tuple[d
     return {key: accepted[key] for key in group}, closed
 
 
-def _closure_within(generators: set, allowed: set) -> set | None:
+def _closure_within(generators: set[_Key], allowed: set[_Key]) -> set[_Key] | None:
     group = set(generators)
     while True:
         more = {_compose(g, h) for g in group for h in group} - group
@@ -355,36 +358,19 @@ def _closure_within(generators: set, allowed: set) -> set | None:
         group |= more
 
 
-def _label(operations: dict) -> int:
-    h = len(operations)
+def _label(operations: _Operations) -> int:
     matrices = [m for m, _ in operations.values()]
     keys = list(operations)
     identity = (tuple(range(len(keys[0][0]))), 1)
 
-    def element_order(key: tuple) -> int:
+    def element_order(key: _Key) -> int:
         power, n = key, 1
         while power != identity:
             power, n = _compose(key, power), n + 1
         return n
 
     proper = [k for k in keys if k[1] > 0]
-    hp, top = len(proper), max(element_order(k) for k in proper)
     involutions = [np.trace(m) for k, m in zip(keys, matrices, strict=True) if k[1] < 0 and _compose(k, k) == identity]
-    mirrors = sum(t > 0 for t in involutions)
-    inversions = len(involutions) - mirrors
-    rotation_group = {(12, 3): "T", (24, 4): "O", (60, 5): "I"}.get((hp, top))
-    if rotation_group:
-        if h == hp:
-            return group_code(rotation_group)
-        suffix = "d" if rotation_group == "T" and not inversions else "h"
-        return group_code(rotation_group + suffix)
-    cyclic = top == hp
-    if h == hp:
-        return group_code("C1") if h == 1 else group_code("C{n}" if cyclic else "D{n}", top)
-    if hp == 1:
-        return group_code("Cs" if mirrors else "Ci")
-    if cyclic:
-        if mirrors == 0:
-            return group_code("S{n}", 2 * top)
-        return group_code("C{n}v" if mirrors == top else "C{n}h", top)
-    return group_code("D{n}d" if mirrors == top else "D{n}h", top)
+    mirrors = sum(t > -1 for t in involutions)
+    top = max(element_order(k) for k in proper)
+    return group_of_counts(len(operations), len(proper), top, mirrors, len(involutions) - mirrors)
