@@ -159,9 +159,7 @@ MAKERS = {"pymsym": pymsym, "pymatgen.symmetry.analyzer": pymatgen}
 
 def contestants(molecules: Molecules, limit: float | None = None) -> list[Entry]:
     """symkern first; peers that are not installed are left out. Where a limit was promised, no ratio was."""
-    entries = [ours(molecules, limit)]
-    if hasattr(host, "point_group"):
-        entries.append(by_host(molecules))
+    entries = [ours(molecules, limit), by_host(molecules)]
     for package, make in MAKERS.items():
         if missing(package) is None:
             entry = make(molecules)

@@ -334,6 +334,26 @@ def test_host_gives_the_same() -> None:
         np.testing.assert_array_equal(group.orbits, found.orbits)
 
 
+def test_host_takes_atoms_and_batches() -> None:
+    molecules = g2_molecules()
+    ptr = np.array([0, *np.cumsum([len(z) for _, z in molecules])])
+    r, z = (np.concatenate(parts) for parts in zip(*molecules, strict=True))
+    together = host.point_groups(r, z, ptr=ptr, threads=2)
+    for name, group in zip(G2["labels"], together, strict=True):
+        one = host.point_group(g2[name])
+        assert one.label == group.label == G2["labels"][name]
+        np.testing.assert_array_equal(one.operations, group.operations)
+        np.testing.assert_array_equal(one.permutations, group.permutations)
+
+
+@pytest.mark.parametrize(
+    "change", [{"tolerance": 0.0}, {"policy": "open"}, {"numbers": [8, 0, 1]}, {"positions": [[0.0]]}]
+)
+def test_host_refuses_bad_input(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(change))):
+        host.point_group(**({"positions": R.numpy(), "numbers": Z.numpy()} | change))
+
+
 def test_batch_is_the_molecules_one_by_one() -> None:
     molecules = g2_molecules()
     for one, together in zip((find(*m) for m in molecules), find_all(molecules), strict=True):

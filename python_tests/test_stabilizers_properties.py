@@ -12,7 +12,7 @@ import torch
 from ase.collections import g2
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stabilizer_tools import Found, find, find_all, images, isometries
+from stabilizer_tools import Found, by_definition, find, find_all, images, isometries
 
 import symkern as sk
 
@@ -192,6 +192,41 @@ def test_near_symmetric_points(seed: int, count: int, species: int, radius: floa
     assert keys <= set(everything.keys)
     assert found.closed == everything.closed
     assert found.closed == (len(keys) == len(everything.keys))
+
+
+@settings(max_examples=200)
+@given(
+    seed=seeds,
+    count=st.integers(3, 6),
+    species=st.integers(1, 2),
+    noisy=st.floats(0, 1.2),
+    tolerance=st.sampled_from([0.003, 0.03, 0.1]),
+    squeeze=st.sampled_from([(1, 1, 1), (1, 1, 0.05), (0.1, 0.1, 1), (0.05, 0.02, 1)]),
+)
+def test_nothing_is_missed(
+    seed: int, count: int, species: int, noisy: float, tolerance: float, squeeze: tuple[float, float, float]
+) -> None:
+    """Distorted polygons, prisms and nearly flat or straight sets beside the definition over all permutations.
+
+    Complete where atoms of one species are at least four times the tolerance apart: then an atom is nearest to its
+    image even if a first guess is off by the tolerance.
+    """
+    random = np.random.default_rng(seed)
+    half = pg.ring(count // 2, 1.5, 0.9) if count > 4 else pg.ring(count, 1.5)
+    r = np.concatenate([half, -half]) if count > 4 else half
+    if seed % 3 == 0:
+        r = np.concatenate([r, [(seed % 2) * pg.Z]])
+    r = r * squeeze + pg.noise(len(r), noisy * tolerance, random)
+    r = pg.moved(r, pg.random_orthogonal(random), random.normal(size=3))
+    z = 6 + random.integers(0, species, len(r))
+    distances = np.linalg.norm(r[:, None] - r, axis=-1) + 99 * (np.eye(len(r)) + (z[:, None] != z))
+    found = find(r, z, tolerance=tolerance, policy="raw")
+    assert found.ambiguous == (distances.min() < 2 * tolerance)
+    if found.rank < 2 or found.margin < 1e-9 or distances.min() < 4 * tolerance:
+        return
+    residuals = by_definition(r, z)
+    assert set(found.keys) == {key for key, residual in residuals.items() if residual <= tolerance}
+    assert min(abs(v - tolerance) for v in residuals.values()) >= found.margin - 1e-9
 
 
 @settings(max_examples=30)
