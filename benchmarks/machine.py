@@ -21,7 +21,7 @@ HERE = Path(__file__).resolve().parent
 # the folder to import this package from: the checkout, or site-packages where a wheel put it into symkern
 IMPORTS = HERE.parents[len(__name__.split(".")) - 2]
 SOURCE = HERE.parent if (HERE.parent / "pyproject.toml").exists() else None
-PEERS = ("vesin", "nvalchemi-toolkit-ops", "warp-lang", "ase")
+PEERS = ("vesin", "nvalchemi-toolkit-ops", "warp-lang", "ase", "pymsym", "pymatgen-core")
 _HUGE = 8 << 20  # the ops ask for huge pages from this size on
 
 

@@ -23,7 +23,8 @@ SYMKERN_HD int64_t group_code(Family family, int64_t n = 0) { return static_cast
 
 // What a finite point group of n atoms can have at most, with room for near symmetries that form no group.
 SYMKERN_HD int64_t max_operations(int64_t atoms) { return 8 * atoms > 1000 ? 8 * atoms : 1000; }
-constexpr int64_t kMaxImages = 4'000'000;  // image pairs of the reference pair
+constexpr int64_t kMaxImages = 4'000'000;      // image pairs of the reference pair
+constexpr int64_t kMaxSteps = 50'000'000'000;  // distances computed to match the atoms of one molecule: a minute
 
 SYMKERN_HD void decide(double value, double tolerance, double& margin) {
   const double distance = fabs(value - tolerance);

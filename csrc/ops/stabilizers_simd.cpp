@@ -336,13 +336,23 @@ class Search {
     bisector_frame(ya, yb, frame_);
     error_ = guess_error(ya, yb, tol_);
     const bool shortcut = !in_.exhaustive && !close_;
-    int64_t images = 0;
+    const auto image = [&](int32_t i, int32_t j) {
+      return i != j && similar_distances(sqrt(distance_sq3(sorted_ + 3 * i, sorted_ + 3 * j)), distance, tol_);
+    };
+    int64_t images = 0;  // counted first: where there are too many, they are not worth a try
+    for (int32_t i = begin_[a_]; i < end_[a_]; ++i) {
+      for (int32_t j = begin_[b_]; j < end_[b_]; ++j) images += image(i, j);
+      if (images > kMaxImages) {
+        fail(SymmetryProblem::images, images);
+        return;
+      }
+    }
     for (int32_t i = begin_[a_]; i < end_[a_]; ++i) {
       for (int32_t j = begin_[b_]; j < end_[b_]; ++j) {
+        if (!image(i, j)) continue;
         const double *yi = sorted_ + 3 * i, *yj = sorted_ + 3 * j;
-        if (i == j || !similar_distances(sqrt(distance_sq3(yi, yj)), distance, tol_)) continue;
-        if (++images > kMaxImages) {
-          fail(SymmetryProblem::images, images);
+        if (steps_ > kMaxSteps) {
+          fail(SymmetryProblem::steps, images);
           return;
         }
         bool framed = false;
@@ -373,6 +383,7 @@ class Search {
       double z[3], d;
       multiply3(r, sorted_ + 3 * k, z);
       const int32_t j = nearest_atom(z, sorted_, begin_[k], end_[k], d);
+      steps_ += end_[k] - begin_[k];
       const double reach = guess_reach(error, radius_[k], tol_);
       if (d > reach * reach) return false;
       bijective &= used_[j] != stamp_;
@@ -620,6 +631,7 @@ class Search {
   OperationKeys keys_{};
   double frame_[3][3], error_ = 0;
   double fit_[9], residual_ = 0;
+  int64_t steps_ = 0;  // distances computed to match atoms
 
   int32_t* table_ = nullptr;
   int64_t capacity_ = 0;

@@ -56,6 +56,7 @@ def stabilizers(
 
     Returns:
         Stabilizers. C1 (the identity alone), linear molecules, single atoms and empty molecules are answers, no errors.
+        Where `ambiguous` is set, operations may be missing: atoms in one place have no nearest partner.
 
     Raises:
         TypeError: an argument is not a tensor.
