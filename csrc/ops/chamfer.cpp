@@ -8,7 +8,12 @@
 
 #include "core/macros.h"
 #include "core/segment_sum.h"
+#include "core/vec3.h"
 #include "torch/shim.h"
+
+#if !defined(__CUDACC__)
+#include "ops/chamfer_host.h"
+#endif
 
 namespace symkern {
 namespace {
@@ -176,7 +181,11 @@ Tensor chamfer_search(const Tensor& x, const Tensor& y, const Tensor& x_ptr, con
                                     data_or_null<int64_t>(x_types),
                                     data_or_null<int64_t>(y_types),
                                     index.mutable_data_ptr<int64_t>()};
+#if defined(__CUDACC__)
     launch.for_each(clouds.xs.rows, 64, NearestQuery<T>{problem});
+#else
+    NearestSearch<T>(problem, launch.parallel()).run();
+#endif
   });
   return index;
 }
