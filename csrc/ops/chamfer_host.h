@@ -63,11 +63,15 @@ class NearestSearch {
     check_finite(p_.x, p_.xs.rows, "x", parallel_);
     check_finite(p_.y, p_.ys.rows, "y", parallel_);
     for (int64_t s = 0; s < p_.xs.count; ++s) {
-      if (size(p_.xs, s) > 0 && size(p_.ys, s) == 0) {
-        throw std::invalid_argument(
-            "the points to compare with must not be empty where there are points to sum over: "
-            "structure " +
-            std::to_string(s) + " has " + std::to_string(size(p_.xs, s)) + " of these and none of those");
+      const int64_t n = size(p_.xs, s), m = size(p_.ys, s);
+      const std::string here = "structure " + std::to_string(s);
+      if (n > 0 && m == 0) {
+        throw std::invalid_argument("each structure with points to sum over needs points to compare with, but " + here +
+                                    " has " + std::to_string(n) + " and 0");
+      }
+      if (std::max(n, m) > std::numeric_limits<int32_t>::max()) {
+        throw std::invalid_argument("a structure must have fewer than 2^31 points, but " + here + " has " +
+                                    std::to_string(std::max(n, m)));
       }
     }
     if (p_.x_type != nullptr) {
@@ -132,10 +136,6 @@ class NearestSearch {
   }
 
   void in_parallel(const Points& x, const Points& y) const {
-    if (std::max(x.count, y.count) > std::numeric_limits<int32_t>::max()) {
-      throw std::invalid_argument("a structure must have fewer than 2^31 points, got " + std::to_string(x.count) +
-                                  " and " + std::to_string(y.count));
-    }
     if (!worth_tree(x.count, y.count)) {
       parallel_(x.count, std::max<int64_t>(64, kPairs / y.count),
                 [&](int64_t begin, int64_t end) { all_pairs(x, begin, end, y); });
@@ -187,10 +187,8 @@ class NearestSearch {
       while (j < groups.y.size() && groups.y[j].first < type) ++j;
       const Points x = gather(0, p_.x, groups.x, i, type), y = gather(1, p_.y, groups.y, j, type);
       if (y.count == 0) {
-        throw std::invalid_argument(
-            "the points to compare with must have every type of those to sum over, but in "
-            "structure " +
-            std::to_string(s) + " none has type " + std::to_string(type));
+        throw std::invalid_argument("each type of the points to sum over needs points to compare with, but structure " +
+                                    std::to_string(s) + " has none of type " + std::to_string(type));
       }
       f(x, y);
     }
