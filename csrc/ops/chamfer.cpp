@@ -57,8 +57,12 @@ struct Pairs {
 template <class T>
 struct Products {
   Pairs<T> a, b;
-  double* out;  // (N)
-  SYMKERN_HD void operator()(int64_t i) const { out[i] = dot(a.difference(i), b.difference(i)); }
+  bool squares;  // b is a
+  double* out;   // (N)
+  SYMKERN_HD void operator()(int64_t i) const {
+    const Vec3 d = a.difference(i);
+    out[i] = dot(d, squares ? d : b.difference(i));
+  }
 };
 
 template <class T>
@@ -218,7 +222,7 @@ Tensor chamfer_product(const Tensor& x, const Tensor& y, const OptionalTensor& u
     double* items = sums.mutable_data_ptr<double>();
     const Pairs<T> a{clouds.x.const_data_ptr<T>(), clouds.y.const_data_ptr<T>(), j, m};
     const Pairs<T> b = us.has_value() ? Pairs<T>{us->const_data_ptr<T>(), data_or_null<T>(vs), j, m} : a;
-    launch.for_each(n, 4096, Products<T>{a, b, items});
+    launch.for_each(n, 4096, Products<T>{a, b, !us.has_value(), items});
     launch.for_each(tiles, 64, TileSum<1>{items, items + n, n});
     launch.for_each(structures, 1024, SegmentSum<1, T>{items, items + n, clouds.xs.ptr, n, out.mutable_data_ptr<T>()});
   });

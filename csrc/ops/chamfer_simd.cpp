@@ -131,19 +131,13 @@ struct Packet {
   Vector x[3];
   Vector best, rival;  // rival: lower bound of everything else
   Integers at;
-  S low[3], high[3];  // box of the queries
 
   // The queries first .. first + count; lanes beyond repeat the last.
   SYMKERN_FORMULA Packet(const S* points, int64_t count) {
     S lane[3][N::width];
-    for (int k = 0; k < 3; ++k) low[k] = high[k] = points[k];
     for (int l = 0; l < N::width; ++l) {
       const S* p = points + 3 * (l < count ? l : count - 1);
-      for (int k = 0; k < 3; ++k) {
-        lane[k][l] = p[k];
-        low[k] = p[k] < low[k] ? p[k] : low[k];
-        high[k] = p[k] > high[k] ? p[k] : high[k];
-      }
+      for (int k = 0; k < 3; ++k) lane[k][l] = p[k];
     }
     for (int k = 0; k < 3; ++k) x[k] = N::load(lane[k]);
     best = rival = N::splat(kInfinity);
@@ -321,6 +315,8 @@ SYMKERN_FORMULA void search_tree(const PointTree<S>& tree, int64_t seed, Packet<
   using Vector = typename N::Vector;
   using Group = typename PointTree<S>::Group;
   constexpr int fan = PointTree<S>::kFan;
+  S low[3], high[3];  // box of the queries
+  for (int k = 0; k < 3; ++k) low[k] = -N::largest(-packet.x[k]), high[k] = N::largest(packet.x[k]);
   constexpr S shrink = 1 - kRounding<S>;  // what is not nearer by more than this is a rival, not a reason to look
   const auto scan_leaf = [&](int64_t node) __attribute__((always_inline)) {
     const typename PointTree<S>::Leaf& leaf = tree.leaf[node];
@@ -339,7 +335,7 @@ SYMKERN_FORMULA void search_tree(const PointTree<S>& tree, int64_t seed, Packet<
     const Vector reach = N::splat(N::largest(packet.best) * shrink);
     uint32_t near = 0;
     for (int first = 0; first < fan; first += N::width) {
-      const Vector gap = gaps<S>(group, first, packet.low, packet.high);
+      const Vector gap = gaps<S>(group, first, low, high);
       far = N::smaller(far, gap < reach ? N::splat(Packet<S>::kInfinity) : gap);
       near |= N::below(gap, reach) << first;
     }
