@@ -148,9 +148,8 @@ def _local(index: Tensor, x: Tensor, y: Tensor) -> Tensor:
 def _one_way(
     x: Tensor, y: Tensor, x_ptr: Tensor, y_ptr: Tensor, x_type: Tensor | None, y_type: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    ops = torch.ops.symkern
-    index = ops.chamfer_search.default(x.detach(), y.detach(), x_ptr, y_ptr, x_type, y_type)
-    return ops.chamfer_product.default(x, y, None, None, index, x_ptr, y_ptr), index
+    distance, index = torch.ops.symkern.chamfer_search.default(x, y, x_ptr, y_ptr, x_type, y_type)
+    return distance, index
 
 
 # ---- reference -------------------------------------------------------------------------------------------------------
@@ -221,12 +220,14 @@ def _ranges(ptr: Tensor) -> Sequence[tuple[int, int]]:
 
 
 @fake("chamfer_search")
-def _(x: Tensor, y: Tensor, x_ptr: Tensor, y_ptr: Tensor, x_type: Tensor | None, y_type: Tensor | None) -> Tensor:
-    return x_ptr.new_empty(x.shape[0])
+def _(
+    x: Tensor, y: Tensor, x_ptr: Tensor, y_ptr: Tensor, x_type: Tensor | None, y_type: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x_ptr.shape[0] - 1), x_ptr.new_empty(x.shape[0])
 
 
 @fake("chamfer_product")
-def _(x: Tensor, y: Tensor, u: Tensor | None, v: Tensor | None, index: Tensor, x_ptr: Tensor, y_ptr: Tensor) -> Tensor:
+def _(x: Tensor, y: Tensor, u: Tensor, v: Tensor | None, index: Tensor, x_ptr: Tensor, y_ptr: Tensor) -> Tensor:
     return x.new_empty(x_ptr.shape[0] - 1)
 
 
@@ -267,17 +268,26 @@ def _adjoint(
     return grad_x, grad_y if order is not None else None
 
 
+def _save_search(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, y, x_ptr, y_ptr, _, _ = inputs
+    ctx.save_for_backward(x, y, output[1], x_ptr, y_ptr)
+
+
+def _search_backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    x, y, index, *ptrs = ctx.saved_tensors
+    order = _by_target(index, len(y)) if ctx.needs_input_grad[1] else None
+    return (*_adjoint(2 * grad, x, y, index, ptrs, order, len(y)), *[None] * 4)
+
+
 def _save_product(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.num_y = inputs[1].shape[0]
     ctx.save_for_backward(*inputs)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _product_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, y, u, v, index, *ptrs = ctx.saved_tensors
     need_y, need_v = ctx.needs_input_grad[1], ctx.needs_input_grad[3]
     order = _by_target(index, ctx.num_y) if need_y or need_v else None
-    if u is None:  # x and y on both sides
-        return (*_adjoint(2 * grad, x, y, index, ptrs, order, ctx.num_y), *[None] * 5)
     first = _adjoint(grad, u, v, index, ptrs, order if need_y else None, ctx.num_y)
     second = _adjoint(grad, x, y, index, ptrs, order if need_v else None, ctx.num_y)
     return (*first, *second, None, None, None)
@@ -307,5 +317,6 @@ def _double_backward(ctx: Any, grad_x: Tensor | None, grad_y: Tensor | None) -> 
     return (of_grad, of_x, of_y, *[None] * 6)
 
 
-differentiable("chamfer_product", _backward, _save_product)
+differentiable("chamfer_search", _search_backward, _save_search)
+differentiable("chamfer_product", _product_backward, _save_product)
 differentiable("chamfer_product_backward", _double_backward, _save_backward)
