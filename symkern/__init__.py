@@ -27,6 +27,7 @@ _EXPORTS = {
     "radial_basis": "symkern.ops.radial_basis",
     "Stabilizers": "symkern.stabilizer",
     "stabilizers": "symkern.ops.stabilizers",
+    "chamfer": "symkern.ops.chamfer",
     "energy_and_forces": "symkern.energy",
     "Potential": "symkern.potential",
     "load_potential": "symkern.potential",
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from symkern.neighbors import Neighbors as Neighbors
     from symkern.normalized import Normalized as Normalized
     from symkern.normalized import load_model as load_model
+    from symkern.ops.chamfer import chamfer as chamfer
     from symkern.ops.edge_angles import edge_angles as edge_angles
     from symkern.ops.edge_vectors import edge_vectors as edge_vectors
     from symkern.ops.neighbor_list import neighbor_list as neighbor_list
