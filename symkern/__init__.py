@@ -28,6 +28,10 @@ _EXPORTS = {
     "Stabilizers": "symkern.stabilizer",
     "stabilizers": "symkern.ops.stabilizers",
     "chamfer": "symkern.ops.chamfer",
+    "symmetric_mse": "symkern.ops.symmetric_mse",
+    "symmetric_chamfer": "symkern.ops.symmetric_chamfer",
+    "symmetric_loss": "symkern.ops.symmetric_loss",
+    "emd": "symkern.ops.emd",
     "energy_and_forces": "symkern.energy",
     "Potential": "symkern.potential",
     "load_potential": "symkern.potential",
@@ -57,6 +61,7 @@ if TYPE_CHECKING:
     from symkern.ops.chamfer import chamfer as chamfer
     from symkern.ops.edge_angles import edge_angles as edge_angles
     from symkern.ops.edge_vectors import edge_vectors as edge_vectors
+    from symkern.ops.emd import emd as emd
     from symkern.ops.neighbor_list import neighbor_list as neighbor_list
     from symkern.ops.neighbor_list import sort_batch as sort_batch
     from symkern.ops.radial_basis import radial_basis as radial_basis
@@ -65,6 +70,9 @@ if TYPE_CHECKING:
     from symkern.ops.segment_sum import segment_sum as segment_sum
     from symkern.ops.spherical_basis import spherical_basis as spherical_basis
     from symkern.ops.stabilizers import stabilizers as stabilizers
+    from symkern.ops.symmetric_chamfer import symmetric_chamfer as symmetric_chamfer
+    from symkern.ops.symmetric_loss import symmetric_loss as symmetric_loss
+    from symkern.ops.symmetric_mse import symmetric_mse as symmetric_mse
     from symkern.ops.triplets import Triplets as Triplets
     from symkern.ops.triplets import triplets as triplets
     from symkern.potential import Potential as Potential
