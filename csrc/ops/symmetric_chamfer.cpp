@@ -21,8 +21,9 @@ struct ChosenPlaces {
 
   SYMKERN_HD void operator()(int64_t i) const {
     const int64_t b = p.atoms.owner(i);
-    index[i] = -1;
-    if (b < p.atoms.count && p.count(b) > 0) index[i] = nearest_rotated(p, types, choice[b], b, i, back).index;
+    const bool any = b < p.atoms.count && p.count(b) > 0;
+    const int64_t found = any ? nearest_rotated(p, types, choice[b], b, i, back).index : -1;
+    index[i] = found < 0 ? i : found;  // what is not finite has no nearest atom
   }
 };
 #endif

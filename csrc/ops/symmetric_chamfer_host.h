@@ -69,7 +69,7 @@ class SymmetricChamferSearch {
     }
     for (int way = 0; way < 2; ++way) {
       for (int64_t i = 0; wanted_[way] && i < in_.count; ++i) {
-        index[way][begin + i] = finite ? begin + static_cast<int64_t>(places_[way][i]) : -1;
+        index[way][begin + i] = begin + (finite ? static_cast<int64_t>(places_[way][i]) : i);
       }
     }
     return first + chosen;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal, overload
 
 import torch
@@ -85,7 +86,7 @@ def emd(
     points = [t.detach().double().cpu() for t in (x, y)]
     kinds = [t.detach().cpu() if t is not None else torch.zeros(len(x), dtype=torch.int64) for t in (x_type, y_type)]
     index = torch.empty(len(x), dtype=torch.int64)
-    for b, (begin, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for b, (begin, end) in enumerate(pairwise(bounds)):
         here, there = (k[begin:end] for k in kinds)
         if not torch.equal(here.sort().values, there.sort().values):
             raise ValueError(f"y_type must have the types of x_type in other order, but structure {b} has others")

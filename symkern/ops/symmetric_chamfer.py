@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -82,7 +83,7 @@ def reference(
 ) -> tuple[Tensor, Tensor]:
     """The same for one molecule and operation after the other, from all pairs of rows, in torch operations."""
     bounds, losses, chosen = sym.ptr.tolist(), [pred.new_zeros(0)], []
-    for b, (begin, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for b, (begin, end) in enumerate(pairwise(bounds)):
         x, _, _ = images(pred[begin:end], sym, b, kind)
         y, moved, which = images(target[begin:end], sym, b, kind)
         numbers = sym.numbers[begin:end]
@@ -129,9 +130,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    *tensors, there, back = ctx.saved_tensors
+    pred, target, matrices, choice, ptr, there, back = ctx.saved_tensors
     pairs = (None if ctx.direction == 1 else there, None if ctx.direction == 0 else back)
-    grads = matched_backward(grad, *tensors, pairs, ctx.needs_input_grad[1])
+    grads = matched_backward(grad, pred, target, matrices, choice, ptr, pairs, ctx.needs_input_grad[1])
     return (*grads, *[None] * 8)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -125,7 +126,7 @@ def reference(
 ) -> tuple[Tensor, Tensor]:
     """The same for one molecule and operation after the other."""
     bounds, losses, chosen = sym.ptr.tolist(), [pred.new_zeros(0)], []
-    for b, (begin, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for b, (begin, end) in enumerate(pairwise(bounds)):
         x, _, _ = images(pred[begin:end], sym, b, kind)
         _, moved, which = images(target[begin:end], sym, b, kind)
         found = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ def symmetric_mse(pred: Tensor, target: Tensor, sym: Stabilizers, kind: Kind = "
 def reference(pred: Tensor, target: Tensor, sym: Stabilizers, kind: Kind = "vector") -> tuple[Tensor, Tensor]:
     """The same for one molecule and operation after the other, in torch operations."""
     bounds, losses, chosen = sym.ptr.tolist(), [pred.new_zeros(0)], []
-    for b, (begin, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for b, (begin, end) in enumerate(pairwise(bounds)):
         x, _, _ = images(pred[begin:end], sym, b, kind)
         y, moved, which = images(target[begin:end], sym, b, kind)
         first = int(sym.op_ptr[b])
@@ -103,8 +104,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    *tensors, partners = ctx.saved_tensors
-    grads = matched_backward(grad, *tensors, (None, partners), ctx.needs_input_grad[1])
+    pred, target, matrices, choice, ptr, partners = ctx.saved_tensors
+    need_target = ctx.needs_input_grad[1]
+    grads = matched_backward(grad, pred, target, matrices, choice, ptr, (None, partners), need_target)
     return (*grads, *[None] * 6)
 
 

@@ -243,6 +243,10 @@ def _squares(x: Tensor, y: Tensor, ptr: Tensor) -> Tensor:
     return segment_sum((x - y).square().sum(-1), ptr)
 
 
+def _with_metric(bad: BadInput) -> Callable[[], Inputs]:
+    return lambda: {"metric": _squares} | bad.make()
+
+
 LOSS = Case(
     name="symmetric_loss",
     function=symmetric_loss.symmetric_loss,
@@ -251,12 +255,10 @@ LOSS = Case(
     differentiable=("pred", "target"),
     gradient_samples=_SMOOTH,
     invariances=_SYMMETRIES,
-    bad_inputs=tuple(
-        BadInput(bad.name, lambda bad=bad: {"metric": _squares} | bad.make(), bad.error, bad.match) for bad in _BAD
-    )
-    + (
+    bad_inputs=(
+        *(BadInput(bad.name, _with_metric(bad), bad.error, bad.match) for bad in _BAD),
         _bad("no metric", "metric must be callable", TypeError, metric=None),
-        _bad("scalar metric", r"metric must return one number per segment, \(4,\), got \(\)",
+        _bad("scalar metric", r"metric must return one number per segment, \(6,\), got \(\)",
              metric=lambda _: lambda x, y, ptr: (x - y).square().sum()),
     ),
 )  # fmt: skip
