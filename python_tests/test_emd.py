@@ -96,7 +96,7 @@ def test_refuses(arguments: tuple[Tensor, Tensor], options: dict[str, Tensor], m
 
 
 def test_not_a_tensor() -> None:
-    with pytest.raises(TypeError, match="y must be a torch.Tensor"):
+    with pytest.raises(TypeError, match=r"y must be a torch\.Tensor"):
         sk.emd(X, X.tolist())
 
 

@@ -543,5 +543,5 @@ def test_inconsistent_stabilizers(loss: str) -> None:
 def test_forward_mode_is_refused() -> None:
     sym = molecules("water")(0)
     x = draw(0, sym)
-    with pytest.raises(RuntimeError, match="symkern.symmetric_mse has no forward-mode derivative"):
+    with pytest.raises(RuntimeError, match=r"symkern\.symmetric_mse has no forward-mode derivative"):
         torch.func.jvp(lambda v: sk.symmetric_mse(v, x, sym)[0], (x,), (x,))

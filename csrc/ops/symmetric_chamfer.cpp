@@ -9,25 +9,6 @@
 namespace symkern {
 namespace {
 
-#if defined(__CUDACC__)
-// The nearest atoms under the chosen operation.
-template <class T>
-struct ChosenPlaces {
-  SymmetricProblem<T> p;
-  const int64_t* types;
-  const int64_t* choice;
-  bool back;
-  int64_t* index;  // (N)
-
-  SYMKERN_HD void operator()(int64_t i) const {
-    const int64_t b = p.atoms.owner(i);
-    const bool any = b < p.atoms.count && p.count(b) > 0;
-    const int64_t found = any ? nearest_rotated(p, types, choice[b], b, i, back).index : -1;
-    index[i] = found < 0 ? i : found;  // what is not finite has no nearest atom
-  }
-};
-#endif
-
 // Directions are numbered as in `chamfer`: x_to_y, y_to_x, both.
 std::tuple<Tensor, Tensor, Tensor, Tensor> symmetric_chamfer(const Tensor& pred, const Tensor& target,
                                                              const Tensor& matrices, const Tensor& op_ptr,
