@@ -1,6 +1,6 @@
 // The operation under which the Chamfer distance of the target to the prediction is smallest, and the nearest atoms
 // under it. What is differentiated then is ops/chamfer.cpp.
-#include "ops/symmetric_arguments.h"
+#include "torch/symmetric.h"
 
 #if !defined(__CUDACC__)
 #include "ops/symmetric_chamfer_host.h"

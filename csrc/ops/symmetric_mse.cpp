@@ -1,6 +1,6 @@
 // The operation whose image of the target, matched by its permutation, is nearest to the prediction; and the rotation
 // of each molecule's rows by one matrix, through which the loss is differentiated.
-#include "ops/symmetric_arguments.h"
+#include "torch/symmetric.h"
 
 namespace symkern {
 namespace {

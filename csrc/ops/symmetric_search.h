@@ -73,18 +73,7 @@ SYMKERN_HD int64_t choose_operation(const double* losses, int64_t count, double 
 
 // ---- atoms matched by the permutation of the operation --------------------------------------------------------------
 
-// |pred_p(i) - M target_i|^2
-template <class T>
-SYMKERN_HD double matched_square(const SymmetricProblem<T>& p, int64_t matrix, int64_t i, int64_t partner) {
-  const Vec3 y = load_vec3(p.target + 3 * i);
-  const T* m = p.matrices + 9 * matrix;
-  const auto row = [&](int r) {
-    return rounded_product(m[3 * r], y.x) + rounded_product(m[3 * r + 1], y.y) + rounded_product(m[3 * r + 2], y.z);
-  };
-  return rounded_square(load_vec3(p.pred + 3 * partner) - Vec3{row(0), row(1), row(2)});
-}
-
-// The atom whose prediction stands for that of atom `first + k`, inside the molecule whatever permutations hold.
+// The atom whose prediction stands for that of the k-th atom of molecule b, inside it whatever permutations hold.
 template <class T>
 SYMKERN_HD int64_t partner_of(const SymmetricProblem<T>& p, int64_t matrix, int64_t b, int64_t k) {
   const int64_t begin = p.atoms.bound(b), end = p.atoms.bound(b + 1), row = p.rows.bound(matrix / p.copies) + k;
@@ -92,13 +81,21 @@ SYMKERN_HD int64_t partner_of(const SymmetricProblem<T>& p, int64_t matrix, int6
   return partner < begin || partner >= end ? begin : partner;
 }
 
-// Sum over the atoms; any number above `enough` as soon as it exceeds that.
+// Sum of |pred_p(i) - M target_i|^2 over the atoms; some number above `enough` as soon as it exceeds that.
 template <class T>
 SYMKERN_HD double matched_loss(const SymmetricProblem<T>& p, int64_t matrix, int64_t b, double enough) {
-  const int64_t begin = p.atoms.bound(b), count = p.atoms.bound(b + 1) - begin;
+  const int64_t begin = p.atoms.bound(b), count = p.atoms.bound(b + 1) - begin, row = p.rows.bound(matrix / p.copies);
+  const Mat3 m = load_mat3(p.matrices + 9 * matrix);
+  const auto along = [](Vec3 a, Vec3 y) {
+    return rounded_product(a.x, y.x) + rounded_product(a.y, y.y) + rounded_product(a.z, y.z);
+  };
   double sum = 0;
   for (int64_t k = 0; k < count && !(sum > enough); ++k) {
-    sum += matched_square(p, matrix, begin + k, partner_of(p, matrix, b, k));
+    const Vec3 y = load_vec3(p.target + 3 * (begin + k));
+    const int64_t given = row + k < p.rows.rows ? p.permutations[row + k] - begin : 0;
+    const int64_t partner = static_cast<uint64_t>(given) < static_cast<uint64_t>(count) ? given : 0;
+    const Vec3 x = load_vec3(p.pred + 3 * (begin + partner));
+    sum += rounded_square(x - Vec3{along(m.a, y), along(m.b, y), along(m.c, y)});
   }
   return sum;
 }
