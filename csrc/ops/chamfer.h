@@ -5,8 +5,7 @@
 #include <cstdint>
 #include <limits>
 
-#include "core/macros.h"
-#include "core/vec3.h"
+#include "core/number.h"
 
 namespace symkern {
 
@@ -45,20 +44,22 @@ struct NearestProblem {
 
 // The distance that decides, in fp64 for inputs of any precision. Every multiply-add is an explicit fma, so host,
 // device and every instruction set get the same bits and therefore the same index.
-SYMKERN_HD double nearest_distance_sq(Vec3 x, Vec3 y) {
-  const Vec3 d = y - x;
-  return fma(d.x, d.x, fma(d.y, d.y, d.z * d.z));
+SYMKERN_FORMULA double distance_sq(double dx, double dy, double dz) { return fma(dx, dx, fma(dy, dy, dz * dz)); }
+
+template <class T>
+SYMKERN_FORMULA double nearest_distance_sq(const T* x, const T* y) {
+  return distance_sq(double{y[0]} - double{x[0]}, double{y[1]} - double{x[1]}, double{y[2]} - double{x[2]});
 }
 
 // The nearest so far; ties go to the lowest index.
 struct Nearest {
-  double distance_sq = std::numeric_limits<double>::infinity();
-  int64_t index = -1;
+  double distance_sq;
+  int64_t index;  // -1: none
 
-  SYMKERN_HD bool loses_to(double other_sq, int64_t other) const {
-    return other_sq < distance_sq || (other_sq == distance_sq && (index < 0 || other < index));
+  SYMKERN_FORMULA bool loses_to(double other_sq, int64_t other) const {
+    return index < 0 || other_sq < distance_sq || (other_sq == distance_sq && other < index);
   }
-  SYMKERN_HD void offer(double other_sq, int64_t other) {
+  SYMKERN_FORMULA void offer(double other_sq, int64_t other) {
     if (loses_to(other_sq, other)) distance_sq = other_sq, index = other;
   }
 };
@@ -71,11 +72,10 @@ struct NearestQuery {
 
   SYMKERN_HD void operator()(int64_t i) const {
     const int64_t s = p.xs.owner(i);
-    const Vec3 x = load_vec3(p.x + 3 * i);
-    Nearest best;
+    Nearest best{0, -1};
     bool finite = true;
     for (int64_t j = s < p.xs.count ? p.ys.bound(s) : 0; s < p.xs.count && j < p.ys.bound(s + 1); ++j) {
-      const double d = nearest_distance_sq(x, load_vec3(p.y + 3 * j));
+      const double d = nearest_distance_sq(p.x + 3 * i, p.y + 3 * j);
       finite = finite && d < std::numeric_limits<double>::infinity();
       if (p.x_type == nullptr || p.x_type[i] == p.y_type[j]) best.offer(d, j);
     }

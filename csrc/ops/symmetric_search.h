@@ -102,7 +102,7 @@ SYMKERN_HD double matched_loss(const SymmetricProblem<T>& p, int64_t matrix, int
 
 // ---- nearest atoms --------------------------------------------------------------------------------------------------
 
-// M y: with explicit fma, as nearest_distance_sq, so that every instruction set and the device get the same bits.
+// M y: with explicit fma, as distance_sq, so that every instruction set and the device get the same bits.
 template <class T>
 SYMKERN_HD Vec3 rotate(const T* m, Vec3 y) {
   const auto row = [&](int r) {
@@ -125,8 +125,9 @@ SYMKERN_HD Nearest nearest_rotated(const SymmetricProblem<T>& p, const int64_t* 
   Nearest best;
   for (int64_t j = p.atoms.bound(b); j < p.atoms.bound(b + 1); ++j) {
     if (types != nullptr && types[i] != types[j]) continue;
-    best.offer(nearest_distance_sq(query, back ? load_vec3(p.pred + 3 * j) : rotate(m, load_vec3(p.target + 3 * j))),
-               j);
+    const Vec3 other = back ? load_vec3(p.pred + 3 * j) : rotate(m, load_vec3(p.target + 3 * j));
+    const Vec3 d = other - query;
+    best.offer(distance_sq(d.x, d.y, d.z), j);
   }
   return best;
 }
