@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 #include "core/macros.h"
 #include "core/vec3.h"
@@ -122,7 +123,7 @@ SYMKERN_HD Nearest nearest_rotated(const SymmetricProblem<T>& p, const int64_t* 
                                    int64_t i, bool back) {
   const T* m = p.matrices + 9 * matrix;
   const Vec3 query = back ? rotate(m, load_vec3(p.target + 3 * i)) : load_vec3(p.pred + 3 * i);
-  Nearest best;
+  Nearest best{std::numeric_limits<double>::infinity(), -1};
   for (int64_t j = p.atoms.bound(b); j < p.atoms.bound(b + 1); ++j) {
     if (types != nullptr && types[i] != types[j]) continue;
     const Vec3 other = back ? load_vec3(p.pred + 3 * j) : rotate(m, load_vec3(p.target + 3 * j));
