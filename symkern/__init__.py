@@ -31,6 +31,12 @@ _EXPORTS = {
     "spherical_basis": "symkern.ops.spherical_basis",
     "radial_basis": "symkern.ops.radial_basis",
     "chamfer": "symkern.ops.chamfer",
+    "Stabilizers": "symkern.stabilizer",
+    "stabilizers": "symkern.ops.stabilizers",
+    "symmetric_mse": "symkern.ops.symmetric_mse",
+    "symmetric_chamfer": "symkern.ops.symmetric_chamfer",
+    "symmetric_loss": "symkern.ops.symmetric_loss",
+    "emd": "symkern.ops.emd",
     "energy_and_forces": "symkern.energy",
     "Potential": "symkern.potential",
     "load_potential": "symkern.potential",
@@ -62,6 +68,7 @@ if TYPE_CHECKING:
     from symkern.ops.chamfer import chamfer as chamfer
     from symkern.ops.edge_angles import edge_angles as edge_angles
     from symkern.ops.edge_vectors import edge_vectors as edge_vectors
+    from symkern.ops.emd import emd as emd
     from symkern.ops.neighbor_list import neighbor_list as neighbor_list
     from symkern.ops.neighbor_list import sort_batch as sort_batch
     from symkern.ops.radial_basis import radial_basis as radial_basis
@@ -71,6 +78,9 @@ if TYPE_CHECKING:
     from symkern.ops.spherical_basis import spherical_basis as spherical_basis
     from symkern.ops.stabilizers import stabilizers as stabilizers
     from symkern.ops.symmetrize import symmetrize as symmetrize
+    from symkern.ops.symmetric_chamfer import symmetric_chamfer as symmetric_chamfer
+    from symkern.ops.symmetric_loss import symmetric_loss as symmetric_loss
+    from symkern.ops.symmetric_mse import symmetric_mse as symmetric_mse
     from symkern.ops.triplets import Triplets as Triplets
     from symkern.ops.triplets import triplets as triplets
     from symkern.pointgroup.picture import symmetry_picture as symmetry_picture
