@@ -25,6 +25,13 @@ _EXPORTS = {
     "edge_angles": "symkern.ops.edge_angles",
     "spherical_basis": "symkern.ops.spherical_basis",
     "radial_basis": "symkern.ops.radial_basis",
+    "reference_neighbors": "symkern.ops.reference_neighbors",
+    "local_coordinates": "symkern.ops.local_coordinates",
+    "local_angles": "symkern.ops.local_coordinates",
+    "spherical_features": "symkern.ops.spherical_features",
+    "SannGraphs": "symkern.sann",
+    "sann_graphs": "symkern.sann",
+    "sann_edge_features": "symkern.sann",
     "Stabilizers": "symkern.stabilizer",
     "stabilizers": "symkern.ops.stabilizers",
     "energy_and_forces": "symkern.energy",
@@ -55,18 +62,25 @@ if TYPE_CHECKING:
     from symkern.normalized import load_model as load_model
     from symkern.ops.edge_angles import edge_angles as edge_angles
     from symkern.ops.edge_vectors import edge_vectors as edge_vectors
+    from symkern.ops.local_coordinates import local_angles as local_angles
+    from symkern.ops.local_coordinates import local_coordinates as local_coordinates
     from symkern.ops.neighbor_list import neighbor_list as neighbor_list
     from symkern.ops.neighbor_list import sort_batch as sort_batch
     from symkern.ops.radial_basis import radial_basis as radial_basis
+    from symkern.ops.reference_neighbors import reference_neighbors as reference_neighbors
     from symkern.ops.safe_norm import safe_norm as safe_norm
     from symkern.ops.segment_sum import segment_mean as segment_mean
     from symkern.ops.segment_sum import segment_sum as segment_sum
     from symkern.ops.spherical_basis import spherical_basis as spherical_basis
+    from symkern.ops.spherical_features import spherical_features as spherical_features
     from symkern.ops.stabilizers import stabilizers as stabilizers
     from symkern.ops.triplets import Triplets as Triplets
     from symkern.ops.triplets import triplets as triplets
     from symkern.potential import Potential as Potential
     from symkern.potential import load_potential as load_potential
+    from symkern.sann import SannGraphs as SannGraphs
+    from symkern.sann import sann_edge_features as sann_edge_features
+    from symkern.sann import sann_graphs as sann_graphs
     from symkern.saved import ModelFileError as ModelFileError
     from symkern.stabilizer import Stabilizers as Stabilizers
     from symkern.verlet import VerletList as VerletList

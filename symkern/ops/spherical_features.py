@@ -100,9 +100,7 @@ def _constants(
 # ---- reference -------------------------------------------------------------------------------------------------------
 
 
-def reference(
-    local: Tensor, tau: Tensor, cutoff: float, num_spherical: int, num_radial: int
-) -> tuple[Tensor, Tensor]:
+def reference(local: Tensor, tau: Tensor, cutoff: float, num_spherical: int, num_radial: int) -> tuple[Tensor, Tensor]:
     """The same in torch operations from the Bessel functions themselves, differentiable to any order."""
     return _formula(local, tau, *_tabulated(float(cutoff), num_spherical, num_radial, local.device))
 
@@ -131,7 +129,8 @@ def _formula(local: Tensor, tau: Tensor, radial: Tensor, harmonic: Tensor, legen
             series = series + term
         waves = norms[order] * torch.where(far[:, order], values[:, order, :, order] / y[:, order] ** order, series)
         first.append(waves[:, None, :] * _solid_harmonics(order, local, square, harmonic)[:, :, None])
-        turned = d**order * polynomials[order] * float(harmonic[order, 0])
+        power = square ** (order // 2) * (d if order % 2 else 1)
+        turned = power * polynomials[order] * harmonic[order, 0].to(local)
         second.append(waves * turned[:, None])
     return torch.cat(first, 1).flatten(1), torch.cat(second, 1)
 
@@ -150,7 +149,7 @@ def _solid_harmonics(order: int, local: Tensor, square: Tensor, factors: Tensor)
             power = order - 2 * k
             weight = (-1) ** k * math.comb(order, k) * math.comb(2 * order - 2 * k, order) * math.perm(power, m)
             polynomial = polynomial + weight / 2**order * z ** (power - m) * square**k
-        scaled = float(factors[order, m]) * polynomial
+        scaled = factors[order, m].to(local) * polynomial
         columns[m] = scaled * cosines[m]
         if m:
             columns[-m] = scaled * sines[m]
