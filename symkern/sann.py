@@ -1,4 +1,4 @@
-"""The two graphs of SANN, within and across classes of atoms that symmetry exchanges, and the features of their edges."""
+"""The two graphs of SANN, within and across classes of equivalent atoms, and the features of their edges."""
 
 from __future__ import annotations
 

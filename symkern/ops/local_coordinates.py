@@ -25,8 +25,8 @@ def local_coordinates(vec: Tensor, nb: Neighbors, references: Tensor) -> tuple[T
 
     Of tau's references, n'_i takes the place of n_i where n_i is j itself, and n'_j that of n_j where n_j is i. Nodes
     without references have n in direction z and n' in direction x of the frame that `vec` is given in. tau is 0, with
-    zero gradient, where it is undetermined: for self loops, and where a reference is on the line through i and j
-    (to 8 ulp). The length of the local vector is the length of the edge.
+    zero gradient, where it is undetermined: for self loops, and where a reference is on the line through i and j (to 8
+    ulp). The length of the local vector is the length of the edge.
 
     Source: Wang et al. (ComENet), NeurIPS 2022, section 3.
 
@@ -36,14 +36,15 @@ def local_coordinates(vec: Tensor, nb: Neighbors, references: Tensor) -> tuple[T
         references: (N, 2) int64 of `reference_neighbors`: for each node two edges of its row, or -1 twice.
 
     Returns:
-        (E, 3) local vectors in Å and (E,) tau in radians, from -pi to pi; zero for padding. Differentiable to any order;
-        gradients are summed in a fixed order.
+        (E, 3) local vectors in Å and (E,) tau in radians, from -pi to pi; zero for padding. Differentiable to any
+        order; gradients are summed in a fixed order.
 
     Raises:
         TypeError: `vec` or `references` is not a tensor, or `nb` not a graph.
         RuntimeError: forward-mode differentiation.
         ValueError: shapes, dtypes or devices that do not fit; a graph with a cell; on the CPU also references that are
-            not two edges of the node's row (on CUDA their edges become NaN: an error would have to wait for the device).
+            not two edges of the node's row (on CUDA their edges become NaN: an error would have to wait for the
+            device).
     """
     check_graph(nb)
     check_tensor("vec", vec)
@@ -60,16 +61,15 @@ def local_coordinates(vec: Tensor, nb: Neighbors, references: Tensor) -> tuple[T
 def local_angles(local: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Length d (Å), polar angle theta (0 to pi) and azimuth phi (-pi to pi) of (E, 3) local vectors.
 
-    Zero for zero vectors. On the z axis phi is 0. Where an angle is undetermined or has no gradient, its gradient is
-    zero.
+    Zero for zero vectors. On the z axis (to 8 ulp) theta is 0 or pi, phi is 0, and their gradients are zero.
     """
-    across = local[:, 0].square() + local[:, 1].square()
-    off = across > 0
-    radius = torch.where(off, torch.where(off, across, 1).sqrt(), 0)
+    noise = (2e-15 if local.dtype == torch.float64 else 1e-6) ** 2
+    across, square = local[:, :2].square().sum(-1), local.square().sum(-1)
+    off, away = across > noise * square, square > 0
+    radius = torch.where(off, across, 1).sqrt()
     phi = torch.where(off, torch.atan2(torch.where(off, local[:, 1], 0), torch.where(off, local[:, 0], 1)), 0)
-    square = across + local[:, 2].square()
-    away = square > 0
-    theta = torch.where(off, torch.atan2(radius, local[:, 2]), torch.where(local[:, 2] < 0, torch.pi, 0))
+    on_axis = torch.where(local[:, 2] < 0, torch.pi, 0.0).to(local.dtype)
+    theta = torch.where(off, torch.atan2(radius, torch.where(off, local[:, 2], 1)), on_axis)
     return torch.where(away, torch.where(away, square, 1).sqrt(), 0), theta, phi
 
 

@@ -23,8 +23,8 @@ def reference_neighbors(positions: Tensor, nb: Neighbors, *, tie: float = 0.02) 
 
     The second reference is the nearest neighbor off the line through the node and its first one (by more than `tie`),
     without which there would be no frame. Neighbors in one place with the node (within `tie`) are no references, nor is
-    the node itself. Where there are not two references, as in classes of fewer than three atoms and in linear molecules,
-    the node has none (-1), and the frame of the coordinates takes their place.
+    the node itself. Where there are not two references, as in classes of fewer than three atoms and in linear
+    molecules, the node has none (-1), and the frame of the coordinates takes their place.
 
     Args:
         positions: (N, 3) Å in the canonical frame of each molecule, float32 or float64; no gradient flows.
@@ -87,7 +87,8 @@ def _choose(keys: Tensor, allowed: Tensor, tie: float) -> int | None:
     for column in keys.T:
         allowed = allowed & (column <= column[allowed].min() + tie)
     left = allowed.nonzero().squeeze(1).tolist()
-    return min(left, key=lambda k: keys[k, 1:].tolist())
+    best: int = min(left, key=lambda k: keys[k, 1:].tolist())
+    return best
 
 
 @fake("reference_neighbors")

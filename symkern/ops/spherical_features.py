@@ -35,7 +35,8 @@ def spherical_features(
     The first kind is smooth everywhere, at d = 0 and at the poles too. The second is not where d = 0: it is the limit
     there, which for l > 0 is zero, with zero gradient.
 
-    Source: Wang et al. (ComENet), NeurIPS 2022, section 3; constants as in Gasteiger et al. (DimeNet), ICLR 2020, eq. 7.
+    Source: Wang et al. (ComENet), NeurIPS 2022, section 3; constants as in Gasteiger et al. (DimeNet), ICLR 2020,
+    eq. 7. The code of both leaves out cutoff^(-3/2).
 
     Args:
         local: (E, 3) local vectors in Å, float32 or float64.
@@ -93,7 +94,7 @@ def _tabulated(
 def _constants(
     cutoff: float, num_spherical: int, num_radial: int, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Wave numbers and norms of the radial functions, norms of the harmonics, recurrence of the Legendre polynomials."""
+    """Wave numbers and norms of radial functions, norms of harmonics, recurrence of Legendre polynomials."""
     return _tabulated(cutoff, num_spherical, num_radial, device)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from symkern.testing.geometry import generator, random_box, shuffle_within
 
 def complete(ptr: Tensor, self_loops: bool = True) -> Neighbors:
     """All pairs of atoms of each structure."""
-    parts = [torch.cartesian_prod(*[torch.arange(a, b)] * 2) for a, b in zip(ptr[:-1], ptr[1:], strict=True)]
+    parts = [torch.cartesian_prod(*[torch.arange(a, b)] * 2) for a, b in pairwise(ptr.tolist())]
     index = torch.cat([torch.zeros((0, 2), dtype=torch.int64), *parts]).T
     index = index if self_loops else index[:, index[0] != index[1]]
     return Neighbors.from_edge_index(index, int(ptr[-1]), ptr=ptr)
