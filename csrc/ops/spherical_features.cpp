@@ -101,20 +101,25 @@ void check_constants(const Tensor& t, const char* name, const Tensor& like) {
 
 // The arguments that all orders share, checked.
 struct Problem {
-  Tensor local, tau, radial, harmonic, legendre;
+  Tensor local, tau, radial, table, harmonic, legendre;
+  double cutoff;
   int64_t edges;
 
-  Problem(const Tensor& x, const Tensor& angle, const Tensor& table, const Tensor& factors, const Tensor& recurrence)
+  Problem(const Tensor& x, const Tensor& angle, const Tensor& waves, const Tensor& polynomials, const Tensor& factors,
+          const Tensor& recurrence, double length)
       : local(as_contiguous(x)),
         tau(as_contiguous(angle)),
-        radial(as_contiguous(table)),
+        radial(as_contiguous(waves)),
+        table(as_contiguous(polynomials)),
         harmonic(as_contiguous(factors)),
-        legendre(as_contiguous(recurrence)) {
+        legendre(as_contiguous(recurrence)),
+        cutoff(length) {
     check_float(local, "local");
     check_shape(local, "local", {-1, 3}, "(E, 3)");
     edges = local.size(0);
     check_rows(tau, "tau", local, edges, 0);
     check_constants(radial, "radial", local);
+    check_constants(table, "table", local);
     check_constants(harmonic, "harmonic", local);
     check_constants(legendre, "legendre", local);
     check_shape(radial, "radial", {2, -1, -1}, "(2, L, R)");
@@ -122,8 +127,11 @@ struct Problem {
     if (l < 1 || l > kMaxSpherical || r < 1 || r > kMaxRadial) {
       bad_argument("num_spherical and num_radial must be in 1 .. 8, got ", l, " and ", r);
     }
+    const int64_t columns = (l * r + SphericalShape::block - 1) / SphericalShape::block * SphericalShape::block;
+    check_shape(table, "table", {-1, -1, columns}, "(intervals, degree + 1, L R filled up to a multiple of 8)");
     check_shape(harmonic, "harmonic", {l, l}, "(L, L)");
     check_shape(legendre, "legendre", {l, 2}, "(L, 2)");
+    if (!(cutoff > 0 && cutoff < 1e300)) bad_argument("cutoff must be positive and finite, got ", cutoff);
   }
 
   ScalarType type() const { return local.scalar_type(); }
@@ -139,16 +147,19 @@ struct Problem {
   template <class T>
   Input<T> input() const {
     const double* wave = radial.const_data_ptr<double>();
-    return {{wave, wave + second_columns(), harmonic.const_data_ptr<double>(), legendre.const_data_ptr<double>(),
-             static_cast<int>(radial.size(1)), static_cast<int>(radial.size(2))},
+    const auto number = [](int64_t n) { return static_cast<int>(n); };
+    return {{wave, wave + second_columns(), table.const_data_ptr<double>(), harmonic.const_data_ptr<double>(),
+             legendre.const_data_ptr<double>(), number(radial.size(1)), number(radial.size(2)), number(table.size(0)),
+             number(table.size(1)), 1 / cutoff},
             local.const_data_ptr<T>(),
             tau.const_data_ptr<T>()};
   }
 };
 
 std::tuple<Tensor, Tensor> spherical_features(const Tensor& local, const Tensor& tau, const Tensor& radial,
-                                              const Tensor& harmonic, const Tensor& legendre) {
-  const Problem p(local, tau, radial, harmonic, legendre);
+                                              const Tensor& table, const Tensor& harmonic, const Tensor& legendre,
+                                              double cutoff) {
+  const Problem p(local, tau, radial, table, harmonic, legendre, cutoff);
   Tensor first = p.first(), second = p.second();
   const Launch launch(p.local);
   dispatch_float(p.type(), [&](auto zero) {
@@ -160,8 +171,9 @@ std::tuple<Tensor, Tensor> spherical_features(const Tensor& local, const Tensor&
 
 std::tuple<Tensor, Tensor> spherical_features_backward(const Tensor& grad_first, const Tensor& grad_second,
                                                        const Tensor& local, const Tensor& tau, const Tensor& radial,
-                                                       const Tensor& harmonic, const Tensor& legendre) {
-  const Problem p(local, tau, radial, harmonic, legendre);
+                                                       const Tensor& table, const Tensor& harmonic,
+                                                       const Tensor& legendre, double cutoff) {
+  const Problem p(local, tau, radial, table, harmonic, legendre, cutoff);
   p.check_grads(grad_first, grad_second);
   const Tensor g1 = as_contiguous(grad_first), g2 = as_contiguous(grad_second);
   Tensor out_local = empty({p.edges, 3}, p.type(), p.local), out_tau = empty({p.edges}, p.type(), p.local);
@@ -177,8 +189,9 @@ std::tuple<Tensor, Tensor> spherical_features_backward(const Tensor& grad_first,
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> spherical_features_double_backward(
     const Tensor& towards_local, const Tensor& towards_tau, const Tensor& grad_first, const Tensor& grad_second,
-    const Tensor& local, const Tensor& tau, const Tensor& radial, const Tensor& harmonic, const Tensor& legendre) {
-  const Problem p(local, tau, radial, harmonic, legendre);
+    const Tensor& local, const Tensor& tau, const Tensor& radial, const Tensor& table, const Tensor& harmonic,
+    const Tensor& legendre, double cutoff) {
+  const Problem p(local, tau, radial, table, harmonic, legendre, cutoff);
   p.check_grads(grad_first, grad_second);
   check_rows(towards_local, "towards_local", p.local, p.edges, 3);
   check_rows(towards_tau, "towards_tau", p.local, p.edges, 0);
@@ -201,15 +214,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> spherical_features_double_backward(
 }  // namespace
 
 SYMKERN_OP(spherical_features,
-           "(Tensor local, Tensor tau, Tensor radial, Tensor harmonic, Tensor legendre) -> (Tensor, Tensor)",
+           "(Tensor local, Tensor tau, Tensor radial, Tensor table, Tensor harmonic, Tensor legendre, float cutoff) -> "
+           "(Tensor, Tensor)",
            spherical_features)
 SYMKERN_OP(spherical_features_backward,
-           "(Tensor grad_first, Tensor grad_second, Tensor local, Tensor tau, Tensor radial, Tensor harmonic, "
-           "Tensor legendre) -> (Tensor, Tensor)",
+           "(Tensor grad_first, Tensor grad_second, Tensor local, Tensor tau, Tensor radial, Tensor table, "
+           "Tensor harmonic, Tensor legendre, float cutoff) -> (Tensor, Tensor)",
            spherical_features_backward)
 SYMKERN_OP(spherical_features_double_backward,
            "(Tensor towards_local, Tensor towards_tau, Tensor grad_first, Tensor grad_second, Tensor local, "
-           "Tensor tau, Tensor radial, Tensor harmonic, Tensor legendre) -> (Tensor, Tensor, Tensor, Tensor)",
+           "Tensor tau, Tensor radial, Tensor table, Tensor harmonic, Tensor legendre, float cutoff) -> (Tensor, "
+           "Tensor, Tensor, Tensor)",
            spherical_features_double_backward)
 
 }  // namespace symkern

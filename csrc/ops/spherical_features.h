@@ -12,58 +12,90 @@
 
 namespace symkern {
 
-constexpr int kMaxSpherical = 8, kMaxRadial = 8;
+constexpr int kMaxSpherical = 8, kMaxRadial = 8, kMaxColumns = kMaxSpherical * kMaxRadial;
 
-// g_l, g_(l+1), g_(l+2) at w = y^2: upwards where y is larger than the order, else the series.
+// g_l, g_(l+1), g_(l+2) at w = y^2 for y > l: upwards.
 SYMKERN_HD void bessel_over_power(int l, double w, double* g) {
-  const double y = sqrt(w);
-  if (y > l + 2) {
-    const double inverse = 1 / w, g0 = sin(y) / y;
-    double below = g0, here = (g0 - cos(y)) * inverse;
-    for (int k = 1; k < l + 1; ++k) {
-      const double next = ((2 * k + 1) * here - below) * inverse;
-      below = here, here = next;
-    }
-    g[0] = below, g[1] = here, g[2] = ((2 * l + 3) * here - below) * inverse;
-    return;
+  const double y = sqrt(w), inverse = 1 / w, g0 = sin(y) / y;
+  double below = g0, here = (g0 - cos(y)) * inverse;
+  for (int k = 1; k < l + 1; ++k) {
+    const double next = ((2 * k + 1) * here - below) * inverse;
+    below = here, here = next;
   }
-  double scale = 1;  // 1 / (2 l + 1)!!
-  for (int k = 1; k <= l; ++k) scale /= 2 * k + 1;
-  for (int order = l; order < l + 3; ++order, scale /= 2 * order + 1) {
-    double sum = 1, term = 1;
-    for (int k = 1; k < 40 && term * term > 1e-36; ++k) {
-      term *= -0.5 * w / (k * (2 * order + 2 * k + 1));
-      sum += term;
-    }
-    g[order - l] = scale * sum;
-  }
+  g[0] = below, g[1] = here, g[2] = ((2 * l + 3) * here - below) * inverse;
 }
 
-SYMKERN_HD void bessel_pair(int l, double w, double& g, double& slope) {
-  double orders[3];
-  bessel_over_power(l, w, orders);
-  g = orders[0], slope = -0.5 * orders[1];
-}
-SYMKERN_HD void bessel_pair(int l, Dual w, Dual& g, Dual& slope) {
-  double orders[3];
-  bessel_over_power(l, w.v, orders);
-  g = {orders[0], -0.5 * orders[1] * w.d}, slope = {-0.5 * orders[1], 0.25 * orders[2] * w.d};
-}
-
-// Where wave numbers and constants are: all of them fp64.
+// Constants, all of them fp64. Within the cutoff the radial functions are tabulated, by Python, as polynomials in r^2
+// on intervals that are equal in r: exact to rounding, without a sine or a series, and with their derivatives.
 struct SphericalShape {
   const double* wave;      // (L, R) k = z_ln / cutoff
   const double* norm;      // (L, R) c_ln k^l
+  const double* table;     // (intervals, degree + 1, stride), the highest power of t in [-1, 1] first
   const double* harmonic;  // (L, L) by l and m >= 0: what makes orthonormal harmonics
   const double* legendre;  // (L, 2), see Legendre
-  int spherical, radial;
+  int spherical, radial, intervals, coefficients;
+  double inverse_cutoff;
+
+  static constexpr int block = 8;  // columns at a time
+  SYMKERN_HD int stride() const { return (spherical * radial + block - 1) / block * block; }
 };
+
+// Where a distance is in the table.
+struct RadialInterval {
+  int cell;        // -1: beyond the cutoff
+  double t, step;  // and dt / d(r^2)
+
+  SYMKERN_HD RadialInterval(const SphericalShape& shape, double square) {
+    const double n = shape.intervals, place = sqrt(square) * shape.inverse_cutoff * n;
+    cell = place < n ? static_cast<int>(place) : -1;  // NaN is beyond
+    // cell k is (k / n)^2 to ((k + 1) / n)^2 in (r / cutoff)^2
+    const double half = cell + 0.5, middle = (cell + 0.5) * (cell + 0.5) + 0.25;
+    step = n * n * shape.inverse_cutoff * shape.inverse_cutoff / half;
+    t = square * step - middle / half;
+  }
+};
+
+// All radial functions as functions of r^2, and their first `orders` - 1 derivatives, one after another.
+template <int orders>
+SYMKERN_HD void radial_functions(const SphericalShape& shape, double square, double (&out)[orders][kMaxColumns]) {
+  const int columns = shape.spherical * shape.radial;
+  const RadialInterval at(shape, square);
+  if (at.cell < 0) {
+    for (int c = 0; c < columns; ++c) {
+      const double k2 = shape.wave[c] * shape.wave[c];
+      double g[3], factor = shape.norm[c];
+      bessel_over_power(c / shape.radial, k2 * square, g);
+      for (int d = 0; d < orders; ++d, factor *= -0.5 * k2) out[d][c] = factor * g[d];
+    }
+    return;
+  }
+  // a block of columns at a time: as many sums run side by side
+  constexpr int block = SphericalShape::block;
+  const int stride = shape.stride();
+  const double* rows = shape.table + int64_t{at.cell} * shape.coefficients * stride;
+  for (int first = 0; first < columns; first += block, rows += block) {
+    double f[block] = {}, f1[block] = {}, f2[block] = {};  // f2 is half the second derivative
+    for (int k = 0; k < shape.coefficients; ++k) {
+      for (int n = 0; n < block; ++n) {
+        if constexpr (orders > 2) f2[n] = f2[n] * at.t + f1[n];
+        if constexpr (orders > 1) f1[n] = f1[n] * at.t + f[n];
+        f[n] = f[n] * at.t + rows[k * stride + n];
+      }
+    }
+    for (int n = 0; n < block; ++n) {
+      out[0][first + n] = f[n];
+      if constexpr (orders > 1) out[1][first + n] = at.step * f1[n];
+      if constexpr (orders > 2) out[2][first + n] = 2 * at.step * at.step * f2[n];
+    }
+  }
+}
 
 // r^l Y_lm up to L - 1, without Condon-Shortley phase: column l^2 + l + m.
 template <class N>
 class SolidHarmonics {
  public:
   SYMKERN_HD SolidHarmonics(const SphericalShape& shape, VecOf<N> x) : shape_(shape), s_(dot(x, x)) {
+    constexpr double inverse[kMaxSpherical] = {0, 1, 1.0 / 2, 1.0 / 3, 1.0 / 4, 1.0 / 5, 1.0 / 6, 1.0 / 7};
     // a + i b = (x + i y)^m; q: Legendre functions over sin^m, as polynomials in z and r^2
     a_[0] = N(1), b_[0] = N(0);
     for (int m = 1; m < shape.spherical; ++m) {
@@ -76,7 +108,7 @@ class SolidHarmonics {
       for (int l = m + 1; l < shape.spherical; ++l) {
         N next = N(2 * l - 1) * x.z * q_[at(l - 1, m)];
         if (l > m + 1) next = next - N(l + m - 1) * s_ * q_[at(l - 2, m)];
-        q_[at(l, m)] = N(1.0 / (l - m)) * next;
+        q_[at(l, m)] = N(inverse[l - m]) * next;
       }
     }
   }
@@ -108,13 +140,14 @@ class SolidHarmonics {
   N s_, a_[kMaxSpherical], b_[kMaxSpherical], q_[kMaxSpherical * (kMaxSpherical + 1) / 2];
 };
 
-// Y_l0 and its slope in the angle.
-SYMKERN_HD void legendre_pair(const Legendre<double, double, 3>& of, double, double& y, double& slope) {
-  y = of.f, slope = of.d1;
-}
-SYMKERN_HD void legendre_pair(const Legendre<double, double, 3>& of, Dual angle, Dual& y, Dual& slope) {
-  y = {of.f, of.d1 * angle.d}, slope = {of.d1, of.d2 * angle.d};
-}
+// A function of a number N from its derivatives; and how many of these that takes beyond its value.
+SYMKERN_HD double chain(double f, double, double) { return f; }
+SYMKERN_HD Dual chain(double f, double slope, Dual x) { return {f, slope * x.d}; }
+
+template <class N>
+constexpr int kDerivatives = 0;
+template <>
+inline constexpr int kDerivatives<Dual> = 1;
 
 // Both kinds of features of one edge: column (l^2 + l + m) R + n of the first, l R + n of the second.
 template <class N>
@@ -132,7 +165,7 @@ class SphericalFeatures {
   // first(column, value) and second(column, value)
   template <class F, class G>
   SYMKERN_HD void values(const F& first, const G& second) const {
-    each_order([&](int l, const N* radial, const N*, N y, N) {
+    each_order<0>([&](int l, const N* radial, const N*, N y, N) {
       for (int m = -l; m <= l; ++m) {
         const N harmonic = solid_.value(l, m);
         for (int n = 0; n < shape_.radial; ++n) first((l * l + l + m) * shape_.radial + n, radial[n] * harmonic);
@@ -147,7 +180,7 @@ class SphericalFeatures {
   SYMKERN_HD void gradient(const T* first, const T* second, VecOf<N>& by_x, N& by_tau) const {
     by_x = {N(0), N(0), N(0)}, by_tau = N(0);
     N by_square(0);
-    each_order([&](int l, const N* radial, const N* slope, N y, N slope_y) {
+    each_order<1>([&](int l, const N* radial, const N* slope, N y, N slope_y) {
       const auto contract = [&](const T* g, N& values, N& slopes) {
         values = slopes = N(0);
         for (int n = 0; n < shape_.radial; ++n) {
@@ -169,19 +202,22 @@ class SphericalFeatures {
   }
 
  private:
-  // f(l, radial functions, their slopes in r^2, Y_l0(tau), its slope)
-  template <class F>
+  // f(l, radial functions, their slopes in r^2, Y_l0(tau), its slope); slopes if there is one
+  template <int slopes, class F>
   SYMKERN_HD void each_order(const F& f) const {
-    Legendre<double, double, 3> legendre(value_of(tau_), shape_.legendre);
+    constexpr int orders = 1 + slopes + kDerivatives<N>;
+    const N square = solid_.square();
+    double derivatives[orders][kMaxColumns];
+    radial_functions<orders>(shape_, value_of(square), derivatives);
+    Legendre<double, double, orders> legendre(value_of(tau_), shape_.legendre);
     for (int l = 0; l < shape_.spherical; ++l, legendre.next()) {
-      N radial[kMaxRadial], slope[kMaxRadial], y, slope_y;
+      N radial[kMaxRadial], slope[kMaxRadial];
       for (int n = 0; n < shape_.radial; ++n) {
-        const double k = shape_.wave[l * shape_.radial + n], c = shape_.norm[l * shape_.radial + n];
-        bessel_pair(l, N(k * k) * solid_.square(), radial[n], slope[n]);
-        radial[n] = N(c) * radial[n], slope[n] = N(c * k * k) * slope[n];
+        const int c = l * shape_.radial + n;
+        radial[n] = chain(derivatives[0][c], derivatives[orders > 1][c], square);
+        if constexpr (slopes > 0) slope[n] = chain(derivatives[1][c], derivatives[orders - 1][c], square);
       }
-      legendre_pair(legendre, tau_, y, slope_y);
-      f(l, radial, slope, y, slope_y);
+      f(l, radial, slope, chain(legendre.f, legendre.d1, tau_), chain(legendre.d1, legendre.d2, tau_));
     }
   }
 

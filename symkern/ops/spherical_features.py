@@ -13,7 +13,7 @@ from symkern import _library as _library
 from symkern._autograd import differentiable, fake, gradient_of
 from symkern._check import check_reverse_mode, check_tensor
 from symkern.ops.edge_angles import adjoint_of_gradient
-from symkern.ops.spherical_basis import _bessel, _legendre, _norms, bessel_roots
+from symkern.ops.spherical_basis import _bessel, _legendre, _norms, bessel_roots, bessel_values
 
 MAX_SPHERICAL, MAX_RADIAL = 8, 8
 
@@ -63,7 +63,7 @@ def spherical_features(
         if not 1 <= value <= most:
             raise ValueError(f"{name} must be in 1 .. {most}, got {value}")
     result: tuple[Tensor, Tensor] = torch.ops.symkern.spherical_features.default(
-        local, tau, *_constants(float(cutoff), num_spherical, num_radial, local.device)
+        local, tau, *_constants(float(cutoff), num_spherical, num_radial, local.dtype, local.device), float(cutoff)
     )
     return result
 
@@ -78,24 +78,52 @@ def _harmonic_factors(num_spherical: int) -> Tensor:
     return factors
 
 
+def _piecewise(roots: Tensor, norms: Tensor, degree: int) -> Tensor:
+    """norms g_l(z_ln^2 x^2), g_l(y^2) = j_l(y) / y^l, for x in [0, 1] as polynomials of t in [-1, 1].
+
+    In x^2, on intervals that are equal in x and in which z_ln x grows by at most 1: the derivatives there are known,
+    g_l' = -g_(l+1) / 2. (intervals, degree + 1, L R): the highest power first, columns filled up to a multiple of 8.
+    """
+    intervals = math.ceil(float(roots.max()))
+    cell = torch.arange(intervals, dtype=torch.float64)[:, None]
+    middle, half = ((cell + 0.5) ** 2 + 0.25) / intervals**2, (cell + 0.5) / intervals**2
+    columns = []
+    for order, (root, norm) in enumerate(zip(roots, norms, strict=True)):
+        y = middle.sqrt() * root
+        values, step = bessel_values(y, order + degree), norm / y**order
+        powers = [step * values[..., order]]
+        for k in range(1, degree + 1):
+            step = step * (-0.5 / k) * half * root**2 / y
+            powers.append(step * values[..., order + k])
+        columns.append(torch.stack(powers[::-1], 1))
+    table = torch.cat(columns, -1)
+    return torch.nn.functional.pad(table, (0, -table.shape[-1] % 8))
+
+
 @lru_cache(maxsize=64)
 def _tabulated(
-    cutoff: float, num_spherical: int, num_radial: int, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
+    cutoff: float, num_spherical: int, num_radial: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     with torch.no_grad():
         roots = bessel_roots(num_spherical, num_radial)
         wave = roots / cutoff
         norms = _norms(roots) * cutoff**-1.5 * wave ** torch.arange(num_spherical, dtype=torch.float64)[:, None]
-        radial = torch.stack([wave, norms])
-        return radial.to(device), _harmonic_factors(num_spherical).to(device), _legendre(num_spherical).to(device)
+        # more than rounding needs, because two derivatives cost digits
+        table = _piecewise(roots, norms, 16 if dtype == torch.float64 else 9)
+        constants = torch.stack([wave, norms]), table, _harmonic_factors(num_spherical), _legendre(num_spherical)
+        radial, table, harmonic, legendre = (t.to(device) for t in constants)
+        return radial, table, harmonic, legendre
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _constants(
-    cutoff: float, num_spherical: int, num_radial: int, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Wave numbers and norms of radial functions, norms of harmonics, recurrence of Legendre polynomials."""
-    return _tabulated(cutoff, num_spherical, num_radial, device)
+    cutoff: float, num_spherical: int, num_radial: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Wave numbers and norms of radial functions, their table, norms of harmonics, recurrence of Legendre polynomials.
+
+    All fp64, in which the op computes whatever `dtype` is; that decides how exact the table has to be.
+    """
+    return _tabulated(cutoff, num_spherical, num_radial, dtype, device)
 
 
 # ---- reference -------------------------------------------------------------------------------------------------------
@@ -103,10 +131,11 @@ def _constants(
 
 def reference(local: Tensor, tau: Tensor, cutoff: float, num_spherical: int, num_radial: int) -> tuple[Tensor, Tensor]:
     """The same in torch operations from the Bessel functions themselves, differentiable to any order."""
-    return _formula(local, tau, *_tabulated(float(cutoff), num_spherical, num_radial, local.device))
+    radial, _, harmonic, _ = _tabulated(float(cutoff), num_spherical, num_radial, local.dtype, local.device)
+    return _formula(local, tau, radial, harmonic)
 
 
-def _formula(local: Tensor, tau: Tensor, radial: Tensor, harmonic: Tensor, legendre: Tensor) -> tuple[Tensor, Tensor]:
+def _formula(local: Tensor, tau: Tensor, radial: Tensor, harmonic: Tensor) -> tuple[Tensor, Tensor]:
     count = radial.shape[1]
     wave, norms = radial.to(local)
     square = local.square().sum(-1)
@@ -166,7 +195,7 @@ def _like(local: Tensor, radial: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @fake("spherical_features")
-def _(local: Tensor, tau: Tensor, radial: Tensor, harmonic: Tensor, legendre: Tensor) -> tuple[Tensor, Tensor]:
+def _(local: Tensor, tau: Tensor, radial: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     return _like(local, radial)
 
 
@@ -184,32 +213,36 @@ def _(
     local: Tensor,
     tau: Tensor,
     radial: Tensor,
-    harmonic: Tensor,
-    legendre: Tensor,
+    *rest: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return (*_like(local, radial), local.new_empty(local.shape), local.new_empty(tau.shape))
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    ctx.save_for_backward(*inputs)
+    ctx.cutoff = inputs[-1]
+    ctx.save_for_backward(*inputs[:-1])
 
 
 def _backward(ctx: Any, grad_first: Tensor, grad_second: Tensor) -> tuple[Tensor | None, ...]:
-    grads = torch.ops.symkern.spherical_features_backward.default(grad_first, grad_second, *ctx.saved_tensors)
-    return (*grads, None, None, None)
+    grads = torch.ops.symkern.spherical_features_backward.default(
+        grad_first, grad_second, *ctx.saved_tensors, ctx.cutoff
+    )
+    return (*grads, *[None] * 5)
 
 
 def _double_backward(ctx: Any, towards_local: Tensor, towards_tau: Tensor) -> tuple[Tensor | None, ...]:
-    grads = torch.ops.symkern.spherical_features_double_backward.default(towards_local, towards_tau, *ctx.saved_tensors)
-    return (*grads, None, None, None)
+    grads = torch.ops.symkern.spherical_features_double_backward.default(
+        towards_local, towards_tau, *ctx.saved_tensors, ctx.cutoff
+    )
+    return (*grads, *[None] * 5)
 
 
 def _triple_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-    towards_local, towards_tau, first, second, local, tau, *constants = ctx.saved_tensors
+    towards_local, towards_tau, first, second, local, tau, radial, _, harmonic, _ = ctx.saved_tensors
     split = first.shape[1]
 
     def joined(local: Tensor, tau: Tensor) -> Tensor:
-        return torch.cat(_formula(local, tau, *constants), 1)
+        return torch.cat(_formula(local, tau, radial, harmonic), 1)
 
     def formula(h: Tensor, h_tau: Tensor, grad: Tensor, local: Tensor, tau: Tensor) -> tuple[Tensor, ...]:
         by_grad, *rest = adjoint_of_gradient(joined, (local, tau), grad, (h, h_tau))
@@ -218,7 +251,7 @@ def _triple_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ..
     inputs = (towards_local, towards_tau, torch.cat([first, second], 1), local, tau)
     by_h, by_h_tau, by_grad, by_local, by_tau = gradient_of(formula, inputs, grads)
     by_first, by_second = (None, None) if by_grad is None else (by_grad[:, :split], by_grad[:, split:])
-    return (by_h, by_h_tau, by_first, by_second, by_local, by_tau, None, None, None)
+    return (by_h, by_h_tau, by_first, by_second, by_local, by_tau, *[None] * 5)
 
 
 differentiable("spherical_features", _backward, _save)

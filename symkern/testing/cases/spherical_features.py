@@ -55,7 +55,8 @@ def _units(inputs: Inputs, random: torch.Generator) -> tuple[Inputs, Any]:
 
 def _ops(inputs: Inputs) -> list[tuple[Any, tuple[Any, ...]]]:
     local, tau = inputs["local"], inputs["tau"]
-    constants = _constants(inputs["cutoff"], inputs["num_spherical"], inputs["num_radial"], local.device)
+    cutoff, *sizes = inputs["cutoff"], inputs["num_spherical"], inputs["num_radial"]
+    constants = (*_constants(cutoff, *sizes, local.dtype, local.device), cutoff)
     grads = tuple(torch.ones_like(t) for t in spherical_features(**inputs))
     return [
         (torch.ops.symkern.spherical_features.default, (local, tau, *constants)),
