@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import torch
@@ -52,7 +52,7 @@ def stabilizers(
             identity and inversion for Dinfh), instead of one representative of each coset.
 
     Returns:
-        Stabilizers. C1 (the identity alone), linear molecules, single atoms and empty molecules are answers, not errors.
+        Stabilizers. C1 (the identity alone), linear molecules, single atoms and empty molecules are answers, no errors.
 
     Raises:
         TypeError: an argument is not a tensor.
@@ -145,7 +145,7 @@ def reference(
     """The same from all image pairs in NumPy and fp64, without filters that only save time; for tests."""
     found = []
     bounds = ptr.tolist()
-    for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for begin, end in pairwise(bounds):
         x = positions[begin:end].detach().double().cpu().numpy()
         found.append(_molecule(x, numbers[begin:end].cpu().numpy(), tolerance, policy, samples))
     dtype, device = positions.dtype, positions.device
@@ -158,7 +158,7 @@ def reference(
         return torch.tensor(values, dtype=kind, device=device)
 
     counts = [len(f["operations"]) for f in found]
-    sizes = [b - a for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    sizes = [b - a for a, b in pairwise(bounds)]
     per_op = [n for n, g in zip(sizes, counts, strict=True) for _ in range(g)]
     perms = [i + a for f, a in zip(found, bounds[:-1], strict=True) for p in f["permutations"] for i in p]
     orbits = [i + a for f, a in zip(found, bounds[:-1], strict=True) for i in f["orbits"]]
@@ -195,7 +195,7 @@ def _molecule(x: _Array, z: NDArray[np.int64], tol: float, policy: str, samples:
         "centroid": centroid, "ambiguous": bool((pairs <= 2 * tol).any()), "axis": np.zeros(3), "closed": True,
     }  # fmt: skip
     decisions = [0.0, r.max(initial=0)]
-    values, axes = np.linalg.eigh(x.T @ x)
+    axes = np.linalg.eigh(x.T @ x)[1]
     off_axis = np.linalg.norm(x - np.outer(x @ axes[:, 2], axes[:, 2]), axis=1).max(initial=0)
     off_plane = np.abs(x @ axes[:, 0]).max(initial=0)
     rank = 0 if r.max(initial=0) <= tol else 1 if off_axis <= tol else 2 if off_plane <= tol else 3
