@@ -35,9 +35,8 @@ struct CanonicalFrames {
     frames::Frame frame{{1, 0, 0}, {0, 1, 0}, {0, 0, 1}};
     double gap_b = frames::infinity();
     if (!solve(b, frame, gap_b)) {
-      const double nan = gap_b - gap_b;
-      frame = {{nan, nan, nan}, {nan, nan, nan}, {nan, nan, nan}};
-      gap_b = nan;
+      frame = frames::undefined();
+      gap_b = frame.x.x;
     }
     const Vec3 columns[3] = {frame.x, frame.y, frame.z};
     T* out = frames + 9 * b;
@@ -63,6 +62,7 @@ struct CanonicalFrames {
     }
     for (int64_t i = begin; i < end; ++i) {
       if (!guard.index(orbits[i] - begin, n, "orbits")) return false;
+      if (orbits[orbits[i]] != orbits[i]) return guard.fail("orbits");
     }
     double* space = atom_space + kPerAtom * begin;
     Vec3* vectors = reinterpret_cast<Vec3*>(space);
@@ -85,9 +85,13 @@ struct CanonicalFrames {
                          0,
                          0,
                          window,
-                         proper};
+                         proper,
+                         true};
     center(mol);
-    for (int64_t g = 0; g < mol.ops; ++g) mol.operations[g] = load_mat3(operations + 9 * (first + g));
+    for (int64_t g = 0; g < mol.ops; ++g) {
+      mol.operations[g] = load_mat3(operations + 9 * (first + g));
+      mol.chiral = mol.chiral && frames::det(mol.operations[g]) > 0;
+    }
     if (rank[b] >= 2) {
       frames::symmetrize(mol);
       frames::measure_orbits(mol);

@@ -39,6 +39,11 @@ SYMKERN_HD Frame make_frame(Vec3 first, Vec3 second, double hand) {
   return {x, hand * cross(z, x), z};
 }
 
+SYMKERN_HD Frame undefined() {
+  const double nan = infinity() - infinity();
+  return {{nan, nan, nan}, {nan, nan, nan}, {nan, nan, nan}};
+}
+
 SYMKERN_HD Frame image(const Mat3& r, const Frame& f) { return {apply(r, f.x), apply(r, f.y), apply(r, f.z)}; }
 
 // ---- contests
@@ -129,7 +134,7 @@ struct Molecule {
   int64_t* list;                              // (n)
   double r_max, weight;                       // longest radius; sqrt of the sum of Z
   double window;                              // relative difference that counts as none
-  bool proper;
+  bool proper, chiral;                        // right-handed frames only; no operation is improper
 
   SYMKERN_HD int64_t to(int64_t g, int64_t i) const { return permutations[g * n + i] - begin; }
   SYMKERN_HD bool represents(int64_t i) const { return orbits[i] - begin == i; }
@@ -263,11 +268,12 @@ struct Pairs {
   const Molecule& mol;
   int64_t firsts;
 
-  SYMKERN_HD int64_t count() const { return firsts * mol.n * (mol.proper ? 1 : 2); }
+  // Where operations are improper, a left-handed frame stands for its right-handed images too.
+  SYMKERN_HD int64_t count() const { return firsts * mol.n * hands(); }
   SYMKERN_HD int levels() const { return 6 + kFunctions; }
   SYMKERN_HD int64_t first(int64_t c) const { return mol.list[pair(c) / mol.n]; }
   SYMKERN_HD int64_t second(int64_t c) const { return pair(c) % mol.n; }
-  SYMKERN_HD double hand(int64_t c) const { return mol.proper || c % 2 == 0 ? 1 : -1; }
+  SYMKERN_HD double hand(int64_t c) const { return c % hands() == 0 ? 1 : -1; }
   SYMKERN_HD Frame frame(int64_t c) const { return make_frame(mol.y[first(c)], mol.y[second(c)], hand(c)); }
 
   SYMKERN_HD double height(int64_t i, int64_t j) const { return norm(cross(mol.y[i], mol.y[j])) / mol.radius[i]; }
@@ -299,7 +305,8 @@ struct Pairs {
   }
 
  private:
-  SYMKERN_HD int64_t pair(int64_t c) const { return mol.proper ? c : c / 2; }
+  SYMKERN_HD int64_t hands() const { return mol.proper && mol.chiral ? 1 : 2; }
+  SYMKERN_HD int64_t pair(int64_t c) const { return c / hands(); }
   // Operations that keep both atoms.
   SYMKERN_HD double kept(int64_t i, int64_t j) const {
     int64_t count = 0;
@@ -312,7 +319,6 @@ struct Pairs {
     for (int64_t g = 0; g < mol.ops; ++g) {
       if (mol.to(g, i) != i) continue;
       const double turned = det(mol.operations[g]) < 0 ? -hand : hand;
-      if (mol.proper && turned < 0) continue;
       const int64_t other = mol.to(g, j);
       if (other < j || (other == j && turned > hand)) return false;
     }
@@ -332,8 +338,9 @@ struct Images {
   SYMKERN_HD int levels() const { return 1 + kFunctions; }
   SYMKERN_HD Frame frame(int64_t c) const { return image(mol.operations[c % mol.ops], equal[c / mol.ops]); }
   SYMKERN_HD double key(int level, int64_t c) const {
-    if (level == 0) return mol.proper && det(mol.operations[c % mol.ops]) < 0 ? 0 : 1;
-    return smooth(mol, mol.raw, frame(c), level - 1);
+    const Frame f = frame(c);
+    if (level == 0) return mol.proper && dot(cross(f.x, f.y), f.z) < 0 ? 0 : 1;
+    return smooth(mol, mol.raw, f, level - 1);
   }
   SYMKERN_HD double window(int level) const { return level == 0 ? 0.5 : mol.window; }
   SYMKERN_HD double length(int) const { return 0; }
@@ -449,7 +456,9 @@ SYMKERN_HD Frame general_frame(Molecule& mol, double& gap) {
   }
   if (number == 1 && mol.ops <= 1) return equal[0];
   const Images images{mol, equal, number};
-  return images.frame(first_winner(images, contest(images)));
+  const int64_t best_image = first_winner(images, contest(images));
+  if (best_image < 0) return undefined();  // positions that are not finite, or not those of the operations
+  return images.frame(best_image);
 }
 
 // Place of each orbit: how many rank before it. Orbits that tie are told apart by where they lie in the frame.
