@@ -36,8 +36,8 @@ def canonical_frames(
     keep the pair, its species, its distance from z, its radius. Both hands count. What ties is decided by smooth
     functions sum_i sqrt(Z_i) cos(k_m . y_i + m) of the coordinates y in the frame; frames that differ by an operation
     of the molecule by the same functions of the positions as given. Linear molecules have their axis along z, single
-    atoms the identity. Differences below 1e-9 (fp32 positions: 2e-5) of the largest radius count as ties, and decisions are
-    made in fp64.
+    atoms the identity. Differences below 1e-9 (fp32 positions: 2e-5) of the largest radius count as ties, and decisions
+    are made in fp64.
 
     F is piecewise smooth in the positions: where the ranking changes it jumps, which no continuous choice could avoid.
     `Canonical.gap` tells how near that is. No gradient flows through F.
