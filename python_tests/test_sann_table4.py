@@ -27,34 +27,33 @@ def members() -> list[Molecule]:
 
 def test_emd() -> None:
     x = np.array([[0.0, 0, 0], [1, 0, 0], [0, 2, 0]])
-    assert table4.emd(x, x[[2, 0, 1]]) == 0
-    assert table4.emd(x, x + np.array([0, 0, 0.5])) == pytest.approx(0.5)
-    # the shift by one is cheaper than keeping the order
-    line = np.arange(4.0)[:, None] * [1.0, 0, 0]
-    assert table4.emd(line, np.roll(line, 1, 0)) == 0
-    types = np.array([1, 1, 8]), np.array([8, 1, 1])
-    assert table4.emd(x, x, types) == pytest.approx(4 / 3)
-    assert table4.emd(x, x[[2, 0, 1]], types) == 0
+    y = np.stack([x[[2, 0, 1]], x + np.array([0, 0, 0.5]), x])
+    assert table4.emd(x, y).tolist() == [0, 0.5, 0]
+    # the best of all orders, not that of nearest atoms
+    line = np.arange(4.0)[:, None] * np.array([1.0, 0, 0])
+    assert table4.emd(line, line[None] + np.array([0.6, 0, 0])).tolist() == [pytest.approx(0.6)]
+    types = np.array([1, 1, 8]), np.array([[8, 1, 1], [1, 1, 8]])
+    assert table4.emd(x, np.stack([x, x]), types).tolist() == [pytest.approx(4 / 3), 0]
     with pytest.raises(ValueError, match="types must be the same"):
-        table4.emd(x, x, (types[0], types[0] + 1))
+        table4.emd(x, x[None], (types[0], types[0][None] + 1))
 
 
 def test_copies_are_what_they_are_called(members: list[Molecule]) -> None:
     m = members[4]
     for kind in table4.KINDS:
-        copies = list(table4.copies_of(m, kind, 4, seed=0))
-        for k, copy in enumerate(copies):
-            x = np.linalg.lstsq(m.positions - m.positions.mean(0), copy.positions - copy.positions.mean(0), rcond=None)[
-                0
-            ]
-            assert np.array_equal(np.sort(copy.numbers), np.sort(m.numbers))
+        copies = table4.copies_of(m, 4, 0, [kind])
+        assert np.array_equal(copies.positions[0], m.positions)
+        for k, (x, numbers) in enumerate(zip(copies.centered[1:], copies.numbers[1:], strict=True)):
+            q = np.linalg.lstsq(copies.centered[0], x, rcond=None)[0]
+            assert np.array_equal(np.sort(numbers), np.sort(m.numbers))
             if kind == "permuted":
-                assert not np.array_equal(copy.numbers, m.numbers)
-            else:
-                assert np.abs(x @ x.T - np.eye(3)).max() < 1e-10
-                assert np.linalg.det(x) == pytest.approx(-1 if kind == "o3" and k % 2 else 1)
-        again = list(table4.copies_of(m, kind, 4, seed=0))
-        assert all(np.array_equal(a.positions, b.positions) for a, b in zip(copies, again, strict=True))
+                assert not np.array_equal(numbers, m.numbers)
+                continue
+            assert np.abs(q @ q.T - np.eye(3)).max() < 1e-10
+            assert np.linalg.det(q) == pytest.approx(-1 if kind == "o3" and k % 2 else 1)
+        again = table4.copies_of(m, 4, 0, [kind])
+        assert np.array_equal(copies.positions, again.positions)
+        assert np.abs(copies.positions[1:].mean(1)).max() > 0.1  # moved
 
 
 def test_exact_frames_score_zero_and_wrong_ones_do_not(members: list[Molecule]) -> None:

@@ -20,7 +20,7 @@ does not describe: the row of that name has its figures beside those of `symkern
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ SOURCE = "Table 4 of the paper, QM9"
 MODELS = ("PCA", "PCA sign-fixed", "ASUN", "ASUN+")
 KINDS = ("so3", "o3", "permuted")
 EXACT = 1e-5  # Å: what counts as the same form
-ASUN_MOLECULES = 1500  # of QM9: it takes milliseconds per frame
+ASUN_MOLECULES = 1000  # of QM9: it takes milliseconds per frame
 
 
 @dataclass
@@ -139,60 +139,89 @@ def run(
 # ---- copies and distances --------------------------------------------------------------------------------------------
 
 
-def emd(x: _Array, y: _Array, types: tuple[_Numbers, _Numbers] | None = None) -> float:
-    """Mean distance of atoms under the best assignment; with `types` only atoms of one type are assigned.
+def emd(x: _Array, y: _Array, types: tuple[_Numbers, _Numbers] | None = None) -> _Array:
+    """Mean distance of atoms under the best assignment, (C,); with `types` only atoms of one type are assigned.
 
-    Raises:
-        ValueError: the two have different types.
+    Args:
+        x: (N, 3), compared with each of y: (C, N, 3).
+        types: those of x, (N,), and of y, (C, N): the same in another order.
     """
     from scipy.optimize import linear_sum_assignment
-    from scipy.spatial.distance import cdist
 
-    if types is None:
-        cost = cdist(x, y)
-        return float(cost[linear_sum_assignment(cost)].mean())
-    a, b = types
-    if not np.array_equal(np.sort(a), np.sort(b)):
-        raise ValueError("types must be the same, in any order")
-    total = sum(len(x[a == t]) * emd(x[a == t], y[b == t]) for t in np.unique(a))
-    return total / len(x)
-
-
-def copies_of(molecule: Molecule, kind: str, count: int, seed: int) -> Iterator[Molecule]:
-    """The molecule turned and moved; also reflected in half of the cases ("o3"), or with its atoms reordered."""
-    random = np.random.default_rng([seed, molecule.identity, KINDS.index(kind)])
-    for copy in range(count):
-        q, r = np.linalg.qr(random.normal(size=(3, 3)))
-        q = q * np.sign(np.diag(r))
-        q *= np.linalg.det(q) * (-1 if kind == "o3" and copy % 2 else 1)
-        x = molecule.positions @ q.T + 3 * random.normal(size=3)
-        order = random.permutation(len(x)) if kind == "permuted" else np.arange(len(x))
-        yield Molecule(x[order], molecule.numbers[order], molecule.identity)
+    distances = np.linalg.norm(x[:, None] - y[:, None], axis=-1)
+    costs = distances
+    if types is not None:
+        a, b = types
+        if (np.sort(a) != np.sort(b, axis=1)).any():
+            raise ValueError("types must be the same, in any order")
+        # more than any assignment can save
+        costs = distances + (1 + len(x) * distances.max(initial=0)) * (a[:, None] != b[:, None])
+    return np.array([d[linear_sum_assignment(c)].mean() for d, c in zip(distances, costs, strict=True)])
 
 
-def canonical_forms(members: Sequence[Molecule], device: str = "cpu") -> list[_Array]:
+@dataclass
+class Copies:
+    """A molecule, and its copies of each kind: positions (1 + C, N, 3), numbers (1 + C, N)."""
+
+    positions: _Array
+    numbers: _Numbers
+
+    @property
+    def centered(self) -> _Array:
+        middle: _Array = self.positions.mean(1, keepdims=True)
+        return self.positions - middle
+
+
+def copies_of(molecule: Molecule, count: int, seed: int, kinds: Sequence[str] = KINDS) -> Copies:
+    """The molecule, then `count` copies of each kind: turned and moved ("so3"); every second one reflected too ("o3");
+    turned, moved, and its atoms reordered ("permuted")."""
+    positions, numbers = [molecule.positions[None]], [molecule.numbers[None]]
+    for kind in kinds:
+        random = np.random.default_rng([seed, molecule.identity, KINDS.index(kind)])
+        q, r = np.linalg.qr(random.normal(size=(count, 3, 3)))
+        q = q * np.sign(np.diagonal(r, axis1=1, axis2=2))[:, None]
+        det = np.linalg.det(q)
+        if kind == "o3":
+            det = det * np.where(np.arange(count) % 2, -1, 1)
+        x = molecule.positions @ (q * det[:, None, None]) + 3 * random.normal(size=(count, 1, 3))
+        order = np.tile(np.arange(x.shape[1]), (count, 1))
+        if kind == "permuted":
+            order = random.permuted(order, axis=1)
+        positions.append(np.take_along_axis(x, order[..., None], 1))
+        numbers.append(molecule.numbers[order])
+    return Copies(np.concatenate(positions), np.concatenate(numbers))
+
+
+# What makes canonical forms, (1 + C, N, 3) for each entry; NaN where it breaks down.
+Forms = Callable[[Sequence[Copies]], list[_Array]]
+
+
+def canonical_forms(groups: Sequence[Copies], device: str = "cpu") -> list[_Array]:
     """By `symkern.canonicalize`, all at once."""
-    sizes = [len(m.numbers) for m in members]
+    sizes = [size for g in groups for size in [g.numbers.shape[1]] * len(g.numbers)]
     result = canonicalize(
-        torch.from_numpy(np.concatenate([m.positions for m in members])).to(device),
-        torch.from_numpy(np.concatenate([m.numbers for m in members])).to(device),
+        torch.from_numpy(np.concatenate([g.positions.reshape(-1, 3) for g in groups])).to(device),
+        torch.from_numpy(np.concatenate([g.numbers.reshape(-1) for g in groups])).to(device),
         ptr=torch.tensor([0, *np.cumsum(sizes)], device=device),
         tolerance=TOLERANCE,
     )
-    return [part.cpu().numpy() for part in result.positions.split(sizes)]
+    parts = result.positions.cpu().split([g.numbers.size for g in groups])
+    return [part.numpy().reshape(g.positions.shape) for part, g in zip(parts, groups, strict=True)]
 
 
-def _one_by_one(frame: Callable[[Molecule], _Array]) -> Callable[[Sequence[Molecule]], list[_Array | None]]:
-    def forms(members: Sequence[Molecule]) -> list[_Array | None]:
-        found: list[_Array | None] = []
-        for m in members:
-            try:
-                found.append((m.positions - m.positions.mean(0)) @ frame(m))
-            except Exception:  # whatever breaks down is a failure, and counted
-                found.append(None)
-        return found
+def _pca_forms(*, fix_signs: bool) -> Forms:
+    return lambda groups: [g.centered @ pca_frame(g.positions, fix_signs=fix_signs) for g in groups]
 
-    return forms
+
+def _asun_forms(groups: Sequence[Copies]) -> list[_Array]:
+    def form(x: _Array, numbers: _Numbers) -> _Array:
+        try:
+            centered: _Array = x - x.mean(0)
+            return centered @ asun_frame(x, numbers.tolist(), TOLERANCE)
+        except Exception:  # whatever breaks down is a failure, and counted
+            return np.full_like(x, np.nan)
+
+    return [np.stack([form(x, z) for x, z in zip(g.positions, g.numbers, strict=True)]) for g in groups]
 
 
 def score(
@@ -208,40 +237,40 @@ def score(
 
     With `slow`, ASUN tries only the molecules whose identity is in it, and has NaN for the others.
     """
-    forms: dict[str, Callable[[Sequence[Molecule]], Sequence[_Array | None]]] = {
-        "PCA": _one_by_one(lambda m: pca_frame(m.positions)),
-        "PCA sign-fixed": _one_by_one(lambda m: pca_frame(m.positions, fix_signs=True)),
-        "ASUN": _one_by_one(lambda m: asun_frame(m.positions, m.numbers.tolist(), TOLERANCE)),
-        "ASUN+": lambda ms: canonical_forms(ms, device),
+    forms: dict[str, Forms] = {
+        "PCA": _pca_forms(fix_signs=False),
+        "PCA sign-fixed": _pca_forms(fix_signs=True),
+        "ASUN": _asun_forms,
+        "ASUN+": lambda groups: canonical_forms(groups, device),
     }
     scores = {model: Scores() for model in forms}
-    chunk = 16
+    chunk = 32
     for begin in _progress(range(0, len(members), chunk), label):
         part = members[begin : begin + chunk]
-        groups = [[m, *(c for kind in KINDS for c in copies_of(m, kind, copies, seed))] for m in part]
+        groups = [copies_of(m, copies, seed) for m in part]
         for model, make in forms.items():
             tried = [slow is None or model != "ASUN" or m.identity in slow for m in part]
-            found = iter(
-                make([m for group, t in zip(groups, tried, strict=True) if t for m in group]) if any(tried) else ()
-            )
+            chosen = [g for g, t in zip(groups, tried, strict=True) if t]
+            found = iter(make(chosen) if chosen else [])
             for group, t in zip(groups, tried, strict=True):
-                _judge(scores[model], group, [next(found) for _ in group] if t else None, copies)
+                _judge(scores[model], group, next(found) if t else None, copies)
     return scores
 
 
-def _judge(scores: Scores, group: list[Molecule], forms: list[_Array | None] | None, copies: int) -> None:
+def _judge(scores: Scores, group: Copies, forms: _Array | None, copies: int) -> None:
     if forms is None:
         scores.failed.append(False)
         for values in scores.emd.values():
             values.append(float("nan"))
         return
-    scores.failed.append(any(form is None for form in forms))
-    here = [m.positions - m.positions.mean(0) if f is None else f for m, f in zip(group, forms, strict=True)]
+    broken = np.isnan(forms).any(axis=2).any(axis=1)
+    scores.failed.append(bool(broken.any()))
+    forms = np.where(broken[:, None, None], group.centered, forms)
     for k, kind in enumerate(KINDS):
-        others = range(1 + k * copies, 1 + (k + 1) * copies)
-        scores.emd[kind].append(float(np.mean([emd(here[0], here[i]) for i in others])))
-    typed = [emd(here[0], here[i], (group[0].numbers, group[i].numbers)) for i in range(1, 1 + copies)]
-    scores.emd["typed"].append(float(np.mean(typed)))
+        others = slice(1 + k * copies, 1 + (k + 1) * copies)
+        scores.emd[kind].append(float(emd(forms[0], forms[others]).mean()))
+    typed = emd(forms[0], forms[1 : 1 + copies], (group.numbers[0], group.numbers[1 : 1 + copies]))
+    scores.emd["typed"].append(float(typed.mean()))
 
 
 def _progress(steps: range, label: str | None) -> Iterable[int]:
