@@ -34,6 +34,10 @@ _EXPORTS = {
     "sann_edge_features": "symkern.sann",
     "Stabilizers": "symkern.stabilizer",
     "stabilizers": "symkern.ops.stabilizers",
+    "Canonical": "symkern.canonical",
+    "canonical_frames": "symkern.ops.canonical_frames",
+    "canonicalize": "symkern.ops.canonical_frames",
+    "asymmetric_unit": "symkern.ops.canonical_frames",
     "energy_and_forces": "symkern.energy",
     "Potential": "symkern.potential",
     "load_potential": "symkern.potential",
@@ -56,10 +60,14 @@ if TYPE_CHECKING:
     from symkern import training as training
     from symkern import units as units
     from symkern.calculator import Calculator as Calculator
+    from symkern.canonical import Canonical as Canonical
     from symkern.energy import energy_and_forces as energy_and_forces
     from symkern.neighbors import Neighbors as Neighbors
     from symkern.normalized import Normalized as Normalized
     from symkern.normalized import load_model as load_model
+    from symkern.ops.canonical_frames import asymmetric_unit as asymmetric_unit
+    from symkern.ops.canonical_frames import canonical_frames as canonical_frames
+    from symkern.ops.canonical_frames import canonicalize as canonicalize
     from symkern.ops.edge_angles import edge_angles as edge_angles
     from symkern.ops.edge_vectors import edge_vectors as edge_vectors
     from symkern.ops.local_coordinates import local_angles as local_angles

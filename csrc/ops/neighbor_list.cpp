@@ -2,6 +2,7 @@
 // (pair_distance_sq). Host algorithm: neighbor_list_host.h. CUDA schedule: neighbor_list_cuda.cuh.
 #include "ops/neighbor_problem.h"
 #include "torch/shim.h"
+#include "torch/structures.h"
 
 #include <algorithm>
 #include <cmath>
@@ -35,21 +36,7 @@ Checked check_input(const Tensor& positions, double cutoff, const OptionalTensor
     bad_argument("cutoff must be positive and finite, got ", cutoff);
   }
   if (max_edges < -1) bad_argument("max_edges must not be negative, got ", max_edges);
-  if (batch.has_value() && ptr.has_value()) bad_argument("batch and ptr describe the same thing: give one of them");
-  c.num_structures = batch.has_value() ? -1 : 1;
-  if (batch.has_value()) {
-    check_dtype(*batch, "batch", ScalarType::Long);
-    check_same_device(*batch, "batch", positions, "positions");
-    if (batch->dim() != 1 || batch->size(0) != c.num_atoms) {
-      bad_argument("batch must have shape (N,) with N = ", c.num_atoms, ", got ", shape_of(*batch));
-    }
-  }
-  if (ptr.has_value()) {
-    check_dtype(*ptr, "ptr", ScalarType::Long);
-    check_same_device(*ptr, "ptr", positions, "positions");
-    if (ptr->dim() != 1 || ptr->size(0) < 1) bad_argument("ptr must have shape (B + 1,), got ", shape_of(*ptr));
-    c.num_structures = ptr->size(0) - 1;
-  }
+  c.num_structures = check_structures(positions, batch, ptr);
   c.has_cell = cell.has_value();
   if (cell.has_value()) {
     check_dtype(*cell, "cell", positions.scalar_type());
@@ -88,55 +75,7 @@ Checked check_input(const Tensor& positions, double cutoff, const OptionalTensor
   return c;
 }
 
-// Labels far beyond the number of atoms are ids, not structure numbers; a ptr for them would only fill memory.
-void check_dense(int64_t last, int64_t atoms) {
-  if (last > 64 * atoms + 65536) {
-    bad_argument("batch names structure ", last, " of ", atoms, " atoms; symkern.sort_batch(batch) renumbers it");
-  }
-}
-
 #if !defined(__CUDACC__)
-
-// (B + 1,) starts of structures from either description, checked.
-Tensor make_ptr(const Tensor& positions, const OptionalTensor& batch, const OptionalTensor& ptr, Checked& c) {
-  const int64_t n = c.num_atoms;
-  if (ptr.has_value()) {
-    const Tensor given = as_contiguous(*ptr);
-    const int64_t* p = given.const_data_ptr<int64_t>();
-    if (p[0] != 0) throw_problem(Problem::ptr_start, 0, p[0]);
-    for (int64_t b = 0; b < c.num_structures; ++b) {
-      if (p[b + 1] < p[b]) throw_problem(Problem::ptr_decreases, b + 1, p[b + 1], p[b]);
-    }
-    if (p[c.num_structures] != n) throw_problem(Problem::ptr_end, c.num_structures, p[c.num_structures], n);
-    return torch::stable::clone(given);  // an output must not alias an input
-  }
-  if (!batch.has_value()) {
-    Tensor out = empty({c.num_structures + 1}, ScalarType::Long, positions);
-    int64_t* p = out.mutable_data_ptr<int64_t>();
-    p[0] = 0;
-    for (int64_t s = 0; s < c.num_structures; ++s) p[s + 1] = n;
-    return out;
-  }
-  const Tensor given = as_contiguous(*batch);
-  const int64_t* b = given.const_data_ptr<int64_t>();
-  for (int64_t i = 0; i < n; ++i) {
-    if (b[i] < 0) throw_problem(Problem::batch_negative, i, b[i]);
-    if (i > 0 && b[i] < b[i - 1]) throw_problem(Problem::batch_unsorted, i, b[i], b[i - 1]);
-  }
-  if (n > 0) check_dense(b[n - 1], n);
-  const int64_t needed = n > 0 ? b[n - 1] + 1 : 0;
-  if (c.num_structures < 0) c.num_structures = needed;
-  if (needed > c.num_structures) throw_problem(Problem::batch_structure, n - 1, needed - 1, c.num_structures);
-  Tensor out = empty({c.num_structures + 1}, ScalarType::Long, positions);
-  int64_t* p = out.mutable_data_ptr<int64_t>();
-  int64_t i = 0;
-  for (int64_t s = 0; s < c.num_structures; ++s) {
-    p[s] = i;
-    while (i < n && b[i] == s) ++i;
-  }
-  p[c.num_structures] = n;
-  return out;
-}
 
 template <class T>
 void find_edges(const Tensor& positions, const Checked& c, double cutoff, const OptionalTensor& cell,
@@ -299,7 +238,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> neighbor_list(const Tensor& positions
   Checked c = check_input(positions, cutoff, batch, ptr, cell, pbc, max_edges);
   Edges out;
 #if !defined(__CUDACC__)
-  out.ptr = make_ptr(positions, batch, ptr, c);
+  out.ptr = make_ptr(positions, batch, ptr, c.num_structures);
 #endif
   dispatch_float(positions.scalar_type(), [&](auto zero) {
     using T = decltype(zero);

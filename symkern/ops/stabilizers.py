@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from symkern import _library as _library
+from symkern._autograd import fake
+from symkern._check import check_tensor
 from symkern.stabilizer import Stabilizers, group_code
 
 POLICIES = ("closed", "raw", "generate")
@@ -25,12 +28,109 @@ def stabilizers(
     policy: str = "closed",
     samples: int = 0,
 ) -> Stabilizers:
-    if ptr is None:
-        if batch is None:
-            ptr = torch.tensor([0, len(positions)])
-        else:
-            ptr = torch.searchsorted(batch, torch.arange(int(batch[-1]) + 2 if len(batch) else 1))
-    return reference(positions, numbers, ptr=ptr, tolerance=tolerance, policy=policy, samples=samples)
+    """All rotations and rotation-reflections about the centroid that map each molecule to itself.
+
+    A permutation p that keeps species is an operation, with determinant +1 or -1, if max_i |R (x_i - c) - (x_p(i) - c)|
+    is at most `tolerance`, where c is the unweighted mean of the positions and R the best orthogonal matrix with this
+    determinant (Kabsch, Acta Cryst. A32 (1976) 922). The definition mentions no axis and no atom order, so the result
+    does not depend on how the molecule lies or is numbered. All decisions are made in fp64 from the given positions.
+
+    Of 48,000 small molecules in a batch none waits for another: they run in parallel on all threads, and results are
+    the same bits for any number of threads. No gradient flows through the result.
+
+    Args:
+        positions: (N, 3) float32 or float64, Å.
+        numbers: (N,) species of each atom, any integer dtype, at least 1. Atomic numbers, or any other labels.
+        batch: (N,) int64 molecule of each atom, sorted (as in PyG).
+        ptr: (B + 1,) int64 starts of the molecules, instead of `batch`. Without both there is one molecule.
+        tolerance: Å, positive. Coordinates that are off by up to e need at least 2 e.
+        policy: what to return where the operations within the tolerance form no group, as for molecules that are nearly
+            symmetric. "closed": a group among them, grown from the smallest residuals on. "raw": all of them.
+            "generate": all their products, also those with a residual above the tolerance. `closed` and `residuals` of
+            the result say what happened.
+        samples: for linear molecules return this many rotations about the axis and mirror planes through it (times
+            identity and inversion for Dinfh), instead of one representative of each coset.
+
+    Returns:
+        Stabilizers. C1 (the identity alone), linear molecules, single atoms and empty molecules are answers, no errors.
+
+    Raises:
+        TypeError: an argument is not a tensor.
+        ValueError: wrong shapes, dtypes or devices; positions that are not finite; numbers below 1; a tolerance that is
+            not positive and finite, or so large for a molecule that more than 4 million pairs of atoms look alike; an
+            unknown policy; a batch that is negative or not sorted; a ptr that does not run from 0 to N; "generate"
+            where the products outnumber any point group.
+    """
+    check_tensor("positions", positions, hint="; for NumPy and ASE use symkern.host.point_group")
+    check_tensor("numbers", numbers)
+    for name, value in (("batch", batch), ("ptr", ptr)):
+        if value is not None:
+            check_tensor(name, value)
+    if policy not in POLICIES:
+        raise ValueError(f"policy must be one of {', '.join(POLICIES)}, got {policy!r}")
+    if numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool:
+        raise ValueError(f"numbers must be integers, got {str(numbers.dtype).removeprefix('torch.')}")
+    positions, species = positions.detach(), numbers.detach().to(torch.int64)
+    found = torch.ops.symkern.stabilizers.default(
+        positions, species, batch, ptr, float(tolerance), POLICIES.index(policy), int(samples), False
+    )
+    return _collect(found, positions, species, float(tolerance), policy)
+
+
+def exhaustive(positions: Tensor, numbers: Tensor, *, ptr: Tensor, tolerance: float, policy: str) -> Stabilizers:
+    """`stabilizers` without the shortcut that infers operations as products of others, to test that shortcut."""
+    found = torch.ops.symkern.stabilizers.default(
+        positions, numbers, None, ptr, tolerance, POLICIES.index(policy), 0, True
+    )
+    return _collect(found, positions, numbers, tolerance, policy)
+
+
+def _collect(
+    found: tuple[Tensor, ...], positions: Tensor, numbers: Tensor, tolerance: float, policy: str
+) -> Stabilizers:
+    return Stabilizers(*found, positions, numbers, tolerance, policy)
+
+
+@fake("stabilizers")
+def _(
+    positions: Tensor,
+    numbers: Tensor,
+    batch: Tensor | None,
+    ptr: Tensor | None,
+    tolerance: float,
+    policy: int,
+    samples: int,
+    exhaustive: bool,
+) -> tuple[Tensor, ...]:
+    context = torch.library.get_ctx()
+    operations, entries = context.new_dynamic_size(), context.new_dynamic_size()
+    molecules: int | torch.SymInt = 1
+    if ptr is not None:
+        molecules = ptr.shape[0] - 1
+    elif batch is not None:
+        molecules = context.new_dynamic_size()
+    long, flag = torch.int64, torch.bool
+
+    def make(*shape: int | torch.SymInt, dtype: torch.dtype = positions.dtype) -> Tensor:
+        return positions.new_empty(shape, dtype=dtype)
+
+    return (
+        make(operations, 3, 3),
+        make(molecules + 1, dtype=long),
+        make(entries, dtype=long),
+        make(operations + 1, dtype=long),
+        make(operations),
+        make(molecules, 3),
+        make(positions.shape[0], dtype=long),
+        make(molecules, dtype=long),
+        make(molecules, dtype=long),
+        make(molecules, dtype=long),
+        make(molecules, 3),
+        make(molecules, dtype=flag),
+        make(molecules),
+        make(molecules, dtype=flag),
+        make(molecules + 1, dtype=long),
+    )
 
 
 def reference(
@@ -45,7 +145,7 @@ def reference(
     """The same from all image pairs in NumPy and fp64, without filters that only save time; for tests."""
     found = []
     bounds = ptr.tolist()
-    for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for begin, end in pairwise(bounds):
         x = positions[begin:end].detach().double().cpu().numpy()
         found.append(_molecule(x, numbers[begin:end].cpu().numpy(), tolerance, policy, samples))
     dtype, device = positions.dtype, positions.device
@@ -58,7 +158,7 @@ def reference(
         return torch.tensor(values, dtype=kind, device=device)
 
     counts = [len(f["operations"]) for f in found]
-    sizes = [b - a for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    sizes = [b - a for a, b in pairwise(bounds)]
     per_op = [n for n, g in zip(sizes, counts, strict=True) for _ in range(g)]
     perms = [i + a for f, a in zip(found, bounds[:-1], strict=True) for p in f["permutations"] for i in p]
     orbits = [i + a for f, a in zip(found, bounds[:-1], strict=True) for i in f["orbits"]]
@@ -92,10 +192,10 @@ def _molecule(x: _Array, z: NDArray[np.int64], tol: float, policy: str, samples:
     r = np.linalg.norm(x, axis=1)
     pairs = np.linalg.norm(x[:, None] - x, axis=-1) + np.where(np.eye(n) + (z[:, None] != z), np.inf, 0)
     result = {
-        "centroid": centroid, "ambiguous": bool((pairs < 2 * tol).any()), "axis": np.zeros(3), "closed": True,
+        "centroid": centroid, "ambiguous": bool((pairs <= 2 * tol).any()), "axis": np.zeros(3), "closed": True,
     }  # fmt: skip
     decisions = [0.0, r.max(initial=0)]
-    values, axes = np.linalg.eigh(x.T @ x)
+    axes = np.linalg.eigh(x.T @ x)[1]
     off_axis = np.linalg.norm(x - np.outer(x @ axes[:, 2], axes[:, 2]), axis=1).max(initial=0)
     off_plane = np.abs(x @ axes[:, 0]).max(initial=0)
     rank = 0 if r.max(initial=0) <= tol else 1 if off_axis <= tol else 2 if off_plane <= tol else 3
@@ -118,8 +218,8 @@ def _molecule(x: _Array, z: NDArray[np.int64], tol: float, policy: str, samples:
         seen = _candidates(x, z, r, tol)
         decisions += [residual for _, residual in seen.values()]
         accepted = {key: value for key, value in seen.items() if value[1] <= tol}
-        operations, result["closed"] = _apply_policy(accepted, x, policy)
-        result["group"] = _label(_apply_policy(accepted, x, "closed" if policy == "raw" else policy)[0])
+        operations, result["closed"] = _apply_policy(accepted, x, policy, tol)
+        result["group"] = _label(_apply_policy(accepted, x, "closed" if policy == "raw" else policy, tol)[0])
         result["order"] = len(operations)
     keys = sorted(operations, key=lambda k: (-k[1], k[0]))
     matrices, perms = [operations[k][0] for k in keys], [k[0] for k in keys]
@@ -223,7 +323,7 @@ def _generated(keys: set) -> set:
         group |= more
 
 
-def _apply_policy(accepted: dict, x: _Array, policy: str) -> tuple[dict, bool]:
+def _apply_policy(accepted: dict, x: _Array, policy: str, tol: float) -> tuple[dict, bool]:
     keys = set(accepted)
     closed = all(_compose(g, h) in keys for g in keys for h in keys)
     if closed or policy == "raw":
@@ -237,7 +337,7 @@ def _apply_policy(accepted: dict, x: _Array, policy: str) -> tuple[dict, bool]:
         return made, closed
     identity = (tuple(range(len(x))), 1)
     group = {identity}
-    for key in sorted(keys, key=lambda k: (accepted[k][1], -k[1], k[0])):
+    for key in sorted(keys, key=lambda k: (np.rint(accepted[k][1] / tol * 1e8), -k[1], k[0])):
         if key not in group:
             larger = _closure_within(group | {key}, keys)
             group = larger or group

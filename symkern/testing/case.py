@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from symkern.neighbors import Neighbors
+from symkern.stabilizer import Stabilizers
 
 # Keyword arguments of the public function, and what makes them: builder(dtype, device, seed).
 Inputs = dict[str, Any]
@@ -154,6 +155,8 @@ def map_tensors(change: Callable[[Tensor], Tensor], value: Any) -> Any:
             value.full,
             value.self_loops,
         )
+    if isinstance(value, Stabilizers):
+        return value._map(change)
     if isinstance(value, dict):
         return {name: map_tensors(change, part) for name, part in value.items()}
     if isinstance(value, (tuple, list)):
