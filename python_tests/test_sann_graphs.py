@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import symkern as sk
-from symkern.testing.geometry import generator
+from symkern.testing.geometry import generator, random_rotation
 
 
 @dataclass
@@ -268,9 +268,11 @@ def test_op_of_representatives() -> None:
     op = torch.ops.symkern.class_representatives.default
     arguments = canonical.positions, graphs.members, graphs.member_ptr, graphs.across.ptr
     torch.library.opcheck(op, (*arguments, 0.02))
+    before = torch.get_num_threads()
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         assert torch.equal(op(*arguments, 0.02), graphs.representatives)
+    torch.set_num_threads(before)
     x, members, starts, ptr = arguments
     for bad, match in (
         ((x.long(), members, starts, ptr), "positions must be float32 or float64"),
@@ -284,3 +286,35 @@ def test_op_of_representatives() -> None:
             op(*bad, 0.02)
     with pytest.raises(ValueError, match="tie must be finite"):
         op(*arguments, -1.0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_copies_through_canonicalize(seed) -> None:
+    """Rotated, reflected, shifted and permuted copies: the same features, whatever graphs and frames decide by ties."""
+    parts = [m for m in ALL if len(m[0]) > 1]
+    features = []
+    for copy in (0, 1):
+        positions, numbers, sizes = [], [], []
+        for k, (x, z) in enumerate(parts):
+            random = generator(100 * seed + k)
+            order = torch.randperm(len(x), generator=random) if copy else torch.arange(len(x))
+            turn = random_rotation(random) * (-1) ** k if copy else torch.eye(3, dtype=torch.float64)
+            positions.append(x[order] @ turn.T + 5 * copy)
+            numbers += [z[i] for i in order]
+            sizes.append(len(x))
+        ptr = torch.tensor([0, *sizes]).cumsum(0)
+        canonical = sk.canonicalize(torch.cat(positions), torch.tensor(numbers), ptr=ptr)
+        graphs = sk.sann_graphs(canonical)
+        x = canonical.positions
+        within = sk.sann_edge_features(x, graphs.within, 8.0, 3, 3, references=graphs.within_references)
+        across = sk.sann_edge_features(
+            x[graphs.representatives], graphs.across, 8.0, 3, 3, references=graphs.across_references
+        )
+        assert graphs.across.ptr.diff().tolist() == [2, 9, 2, 2, 2, 12]
+        # classes and their representatives come in the same order; atoms are compared by their canonical places
+        atoms = torch.cat([x, *(sk.segment_sum(f, graphs.within.row_ptr) for f in within)], 1)
+        atoms = [sorted(atoms[a:b].round(decimals=4).tolist()) for a, b in itertools.pairwise(ptr.tolist())]
+        features.append((across, torch.tensor([row for molecule in atoms for row in molecule])))
+    for a, b in zip(features[0][0], features[1][0], strict=True):
+        torch.testing.assert_close(a, b, atol=1e-9, rtol=0)
+    torch.testing.assert_close(features[0][1], features[1][1], atol=2e-4, rtol=0)
