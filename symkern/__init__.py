@@ -37,6 +37,17 @@ _EXPORTS = {
     "symmetric_chamfer": "symkern.ops.symmetric_chamfer",
     "symmetric_loss": "symkern.ops.symmetric_loss",
     "emd": "symkern.ops.emd",
+    "reference_neighbors": "symkern.ops.reference_neighbors",
+    "local_coordinates": "symkern.ops.local_coordinates",
+    "local_angles": "symkern.ops.local_coordinates",
+    "spherical_features": "symkern.ops.spherical_features",
+    "SannGraphs": "symkern.sann",
+    "sann_graphs": "symkern.sann",
+    "sann_edge_features": "symkern.sann",
+    "Canonical": "symkern.canonical",
+    "canonical_frames": "symkern.ops.canonical_frames",
+    "canonicalize": "symkern.ops.canonical_frames",
+    "asymmetric_unit": "symkern.ops.canonical_frames",
     "energy_and_forces": "symkern.energy",
     "Potential": "symkern.potential",
     "load_potential": "symkern.potential",
@@ -61,6 +72,7 @@ if TYPE_CHECKING:
     from symkern import units as units
     from symkern.calculator import Calculator as Calculator
     from symkern.elements import Element as Element
+    from symkern.canonical import Canonical as Canonical
     from symkern.energy import energy_and_forces as energy_and_forces
     from symkern.neighbors import Neighbors as Neighbors
     from symkern.normalized import Normalized as Normalized
@@ -69,13 +81,20 @@ if TYPE_CHECKING:
     from symkern.ops.edge_angles import edge_angles as edge_angles
     from symkern.ops.edge_vectors import edge_vectors as edge_vectors
     from symkern.ops.emd import emd as emd
+    from symkern.ops.canonical_frames import asymmetric_unit as asymmetric_unit
+    from symkern.ops.canonical_frames import canonical_frames as canonical_frames
+    from symkern.ops.canonical_frames import canonicalize as canonicalize
+    from symkern.ops.local_coordinates import local_angles as local_angles
+    from symkern.ops.local_coordinates import local_coordinates as local_coordinates
     from symkern.ops.neighbor_list import neighbor_list as neighbor_list
     from symkern.ops.neighbor_list import sort_batch as sort_batch
     from symkern.ops.radial_basis import radial_basis as radial_basis
+    from symkern.ops.reference_neighbors import reference_neighbors as reference_neighbors
     from symkern.ops.safe_norm import safe_norm as safe_norm
     from symkern.ops.segment_sum import segment_mean as segment_mean
     from symkern.ops.segment_sum import segment_sum as segment_sum
     from symkern.ops.spherical_basis import spherical_basis as spherical_basis
+    from symkern.ops.spherical_features import spherical_features as spherical_features
     from symkern.ops.stabilizers import stabilizers as stabilizers
     from symkern.ops.symmetrize import symmetrize as symmetrize
     from symkern.ops.symmetric_chamfer import symmetric_chamfer as symmetric_chamfer
@@ -86,6 +105,9 @@ if TYPE_CHECKING:
     from symkern.pointgroup.picture import symmetry_picture as symmetry_picture
     from symkern.potential import Potential as Potential
     from symkern.potential import load_potential as load_potential
+    from symkern.sann import SannGraphs as SannGraphs
+    from symkern.sann import sann_edge_features as sann_edge_features
+    from symkern.sann import sann_graphs as sann_graphs
     from symkern.saved import ModelFileError as ModelFileError
     from symkern.stabilizer import Stabilizers as Stabilizers
     from symkern.verlet import VerletList as VerletList

@@ -181,7 +181,7 @@ def _frames(text: str) -> str:
 
 def _reproduce(parser: argparse.ArgumentParser) -> Run:
     """rerun a published result and put it beside ours"""
-    parser.add_argument("name", metavar="NAME", help="rmd17-ethanol")
+    parser.add_argument("name", metavar="NAME", help="rmd17-ethanol, sann-table4")
     parser.add_argument("--data", type=Path, metavar="PATH", help="file or folder of the data (default: SYMKERN_DATA)")
     parser.add_argument("--out", type=Path, metavar="DIR", default=Path("symkern_results"), help="default: %(default)s")
     parser.add_argument("--quick", action="store_true", help="minutes instead of hours; marked as reduced")

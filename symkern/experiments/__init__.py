@@ -7,7 +7,10 @@ from importlib import import_module
 from typing import Any
 
 # name of the experiment -> the module whose run() does it
-NAMES = {"rmd17-ethanol": "symkern.experiments.rmd17"}
+NAMES = {
+    "rmd17-ethanol": "symkern.experiments.rmd17",
+    "sann-table4": "symkern.experiments.sann_table4",
+}
 
 
 def load(name: str) -> Callable[..., Any]:
