@@ -125,16 +125,16 @@ SYMKERN_HD double gap_of_lengths(const Game& game, const Cuts& cuts) {
 
 struct Molecule {
   int64_t begin, n, ops;
-  const int64_t* numbers;                     // (n)
-  const int64_t* permutations;                // (ops, n), indices count from `begin`
-  const int64_t* orbits;                      // (n), likewise
-  Mat3* operations;                           // (ops)
-  Vec3 *raw, *y, *work;                       // (n) centred positions; made symmetric; work space
-  double *radius, *distance, *height, *size;  // (n)
-  int64_t* list;                              // (n)
-  double r_max, weight;                       // longest radius; sqrt of the sum of Z
-  double window;                              // relative difference that counts as none
-  bool proper, chiral;                        // right-handed frames only; no operation is improper
+  const int64_t* numbers;                                // (n)
+  const int64_t* permutations;                           // (ops, n), indices count from `begin`
+  const int64_t* orbits;                                 // (n), likewise
+  Mat3* operations;                                      // (ops)
+  Vec3 *raw, *y, *work;                                  // (n) centred positions; made symmetric; work space
+  double *radius, *distance, *height, *size, *off_axis;  // (n)
+  int64_t* list;                                         // (n)
+  double r_max, weight;                                  // longest radius; sqrt of the sum of Z
+  double window;                                         // relative difference that counts as none
+  bool proper, chiral;                                   // right-handed frames only; no operation is improper
 
   SYMKERN_HD int64_t to(int64_t g, int64_t i) const { return permutations[g * n + i] - begin; }
   SYMKERN_HD bool represents(int64_t i) const { return orbits[i] - begin == i; }
@@ -251,13 +251,13 @@ struct Orbits {
   }
   SYMKERN_HD double window(int level) const { return level < 3 ? 0.5 : mol.window * mol.r_max; }
   SYMKERN_HD double length(int level) const { return level < 3 ? 0 : level == 3 ? 1 : 0.5; }
-  // a ranks before b
-  SYMKERN_HD bool before(int64_t a, int64_t b) const {
+  // 1 where a ranks before b, -1 after, 0 where they tie.
+  SYMKERN_HD int compare(int64_t a, int64_t b) const {
     for (int l = 0; l < levels(); ++l) {
       const double difference = key(l, a) - key(l, b);
-      if (fabs(difference) > window(l)) return difference > 0;
+      if (fabs(difference) > window(l)) return difference > 0 ? 1 : -1;
     }
-    return false;
+    return 0;
   }
 };
 
@@ -277,6 +277,8 @@ struct Pairs {
   SYMKERN_HD Frame frame(int64_t c) const { return make_frame(mol.y[first(c)], mol.y[second(c)], hand(c)); }
 
   SYMKERN_HD double height(int64_t i, int64_t j) const { return norm(cross(mol.y[i], mol.y[j])) / mol.radius[i]; }
+  // The same, from where general_frame has put it: mostly there is one first atom.
+  SYMKERN_HD double known_height(int64_t i, int64_t j) const { return firsts == 1 ? mol.off_axis[j] : height(i, j); }
   SYMKERN_HD double excess(int64_t c) const { return height(first(c), second(c)) - kShort * mol.height[first(c)]; }
   SYMKERN_HD double key(int level, int64_t c) const {
     const int64_t i = first(c), j = second(c);
@@ -288,7 +290,7 @@ struct Pairs {
       case 2:
         return mol.number(j);
       case 3:
-        return height(i, j);
+        return known_height(i, j);
       case 4:
         return mol.radius[j];
       case 5:
@@ -309,6 +311,7 @@ struct Pairs {
   SYMKERN_HD int64_t pair(int64_t c) const { return c / hands(); }
   // Operations that keep both atoms.
   SYMKERN_HD double kept(int64_t i, int64_t j) const {
+    if (mol.ops <= 1) return 1;
     int64_t count = 0;
     for (int64_t g = 0; g < mol.ops; ++g) count += mol.to(g, i) == i && mol.to(g, j) == j;
     return static_cast<double>(count);
@@ -443,7 +446,10 @@ SYMKERN_HD Frame general_frame(Molecule& mol, double& gap) {
     if (!mol.represents(i) || !passes(orbits, best, i, best.levels)) continue;
     mol.list[pairs.firsts++] = i;
     mol.height[i] = 0;
-    for (int64_t j = 0; j < mol.n; ++j) mol.height[i] = fmax(mol.height[i], pairs.height(i, j));
+    for (int64_t j = 0; j < mol.n; ++j) {
+      mol.off_axis[j] = pairs.height(i, j);
+      mol.height[i] = fmax(mol.height[i], mol.off_axis[j]);
+    }
   }
   // near-linear molecules whose operations straighten them
   if (!(mol.height[mol.list[0]] > mol.window * mol.r_max)) return linear_frame(mol, unit(mol.y[mol.list[0]]), gap);
@@ -474,8 +480,8 @@ SYMKERN_HD void rank_orbits(Molecule& mol, const Frame& frame, int64_t* rank) {
     rank[i] = 0;
     for (int64_t j = 0; j < mol.n; ++j) {
       if (j == i || !mol.represents(j)) continue;
-      const bool tie = !orbits.before(i, j) && !orbits.before(j, i);
-      rank[i] += tie ? mol.height[j] > mol.height[i] + mol.window * mol.r_max : orbits.before(j, i);
+      const int order = orbits.compare(j, i);
+      rank[i] += order > 0 || (order == 0 && mol.height[j] > mol.height[i] + mol.window * mol.r_max);
     }
   }
   for (int64_t i = 0; i < mol.n; ++i) rank[i] = rank[mol.orbits[i] - mol.begin];

@@ -263,7 +263,7 @@ def _judge(scores: Scores, group: Copies, forms: _Array | None, copies: int) -> 
         for values in scores.emd.values():
             values.append(float("nan"))
         return
-    broken = np.isnan(forms).any(axis=2).any(axis=1)
+    broken: NDArray[np.bool_] = np.isnan(forms.sum(axis=(1, 2)))
     scores.failed.append(bool(broken.any()))
     forms = np.where(broken[:, None, None], group.centered, forms)
     for k, kind in enumerate(KINDS):
