@@ -8,7 +8,7 @@
 namespace symkern {
 namespace {
 
-constexpr int64_t kPerAtom = 13, kPerOperation = 9;  // doubles of work space
+constexpr int64_t kPerAtom = 14, kPerOperation = 9;  // doubles of work space
 
 template <class T>
 struct CanonicalFrames {
@@ -66,7 +66,7 @@ struct CanonicalFrames {
     }
     double* space = atom_space + kPerAtom * begin;
     Vec3* vectors = reinterpret_cast<Vec3*>(space);
-    double* numbers_of = space + 9 * n;
+    double* scalars = space + 9 * n;
     frames::Molecule mol{begin,
                          n,
                          last - first,
@@ -77,10 +77,11 @@ struct CanonicalFrames {
                          vectors,
                          vectors + n,
                          vectors + 2 * n,
-                         numbers_of,
-                         numbers_of + n,
-                         numbers_of + 2 * n,
-                         numbers_of + 3 * n,
+                         scalars,
+                         scalars + n,
+                         scalars + 2 * n,
+                         scalars + 3 * n,
+                         scalars + 4 * n,
                          orbit_rank + begin,
                          0,
                          0,

@@ -59,27 +59,29 @@ struct Cuts {
 };
 
 template <class Game>
-SYMKERN_HD bool passes(const Game& game, const Cuts& cuts, int64_t c, int levels) {
+SYMKERN_HD bool passes(const Game& game, const Cuts& cuts, const typename Game::Candidate& c, int levels) {
   for (int l = 0; l < levels; ++l) {
     if (!(game.key(l, c) >= cuts.cut[l])) return false;
   }
   return true;
 }
 
-// Game: count(), levels(), key(level, candidate) with the larger the better, window(level), and length(level), what
-// makes a difference of keys a length in Å (0: the key is a whole number).
+// Game: count(), at(index) the candidates, levels(), key(level, candidate) with the larger the better, window(level),
+// and length(level), what makes a difference of keys a length in Å (0: the key is a whole number).
 template <class Game>
 SYMKERN_HD Cuts contest(const Game& game) {
   Cuts cuts{{}, 0, 0, infinity()};
   for (int l = 0; l < game.levels(); ++l) {
     double best = -infinity(), other = -infinity();
-    for (int64_t c = 0; c < game.count(); ++c) {
+    for (int64_t n = 0; n < game.count(); ++n) {
+      const auto c = game.at(n);
       if (passes(game, cuts, c, l)) best = fmax(best, game.key(l, c));
     }
     cuts.cut[l] = best - game.window(l);
     cuts.levels = l + 1;
     cuts.winners = 0;
-    for (int64_t c = 0; c < game.count(); ++c) {
+    for (int64_t n = 0; n < game.count(); ++n) {
+      const auto c = game.at(n);
       if (!passes(game, cuts, c, l)) continue;
       const double key = game.key(l, c);
       if (key >= cuts.cut[l]) {
@@ -96,8 +98,8 @@ SYMKERN_HD Cuts contest(const Game& game) {
 
 template <class Game>
 SYMKERN_HD int64_t first_winner(const Game& game, const Cuts& cuts) {
-  for (int64_t c = 0; c < game.count(); ++c) {
-    if (passes(game, cuts, c, cuts.levels)) return c;
+  for (int64_t n = 0; n < game.count(); ++n) {
+    if (passes(game, cuts, game.at(n), cuts.levels)) return n;
   }
   return -1;
 }
@@ -107,7 +109,8 @@ SYMKERN_HD int64_t first_winner(const Game& game, const Cuts& cuts) {
 template <class Game>
 SYMKERN_HD double gap_of_lengths(const Game& game, const Cuts& cuts) {
   double gap = infinity();
-  for (int64_t c = 0; c < game.count(); ++c) {
+  for (int64_t n = 0; n < game.count(); ++n) {
+    const auto c = game.at(n);
     const double excess = game.excess(c);
     bool wins = excess > -infinity();
     for (int l = 1; wins && l < cuts.levels; ++l) {
@@ -125,16 +128,16 @@ SYMKERN_HD double gap_of_lengths(const Game& game, const Cuts& cuts) {
 
 struct Molecule {
   int64_t begin, n, ops;
-  const int64_t* numbers;                     // (n)
-  const int64_t* permutations;                // (ops, n), indices count from `begin`
-  const int64_t* orbits;                      // (n), likewise
-  Mat3* operations;                           // (ops)
-  Vec3 *raw, *y, *work;                       // (n) centred positions; made symmetric; work space
-  double *radius, *distance, *height, *size;  // (n)
-  int64_t* list;                              // (n)
-  double r_max, weight;                       // longest radius; sqrt of the sum of Z
-  double window;                              // relative difference that counts as none
-  bool proper, chiral;                        // right-handed frames only; no operation is improper
+  const int64_t* numbers;                                // (n)
+  const int64_t* permutations;                           // (ops, n), indices count from `begin`
+  const int64_t* orbits;                                 // (n), likewise
+  Mat3* operations;                                      // (ops)
+  Vec3 *raw, *y, *work;                                  // (n) centred positions; made symmetric; work space
+  double *radius, *distance, *height, *size, *off_axis;  // (n)
+  int64_t* list;                                         // (n)
+  double r_max, weight;                                  // longest radius; sqrt of the sum of Z
+  double window;                                         // relative difference that counts as none
+  bool proper, chiral;                                   // right-handed frames only; no operation is improper
 
   SYMKERN_HD int64_t to(int64_t g, int64_t i) const { return permutations[g * n + i] - begin; }
   SYMKERN_HD bool represents(int64_t i) const { return orbits[i] - begin == i; }
@@ -228,9 +231,11 @@ SYMKERN_HD void symmetrize(Molecule& mol) {
 
 // The first vector: small orbits, heavy atoms, long radii, large mean distance to all atoms.
 struct Orbits {
+  using Candidate = int64_t;
   const Molecule& mol;
 
   SYMKERN_HD int64_t count() const { return mol.n; }
+  SYMKERN_HD int64_t at(int64_t i) const { return i; }
   SYMKERN_HD int levels() const { return 5; }
   SYMKERN_HD double excess(int64_t i) const {
     return mol.represents(i) ? mol.radius[i] - kShort * mol.r_max : -infinity();
@@ -251,13 +256,13 @@ struct Orbits {
   }
   SYMKERN_HD double window(int level) const { return level < 3 ? 0.5 : mol.window * mol.r_max; }
   SYMKERN_HD double length(int level) const { return level < 3 ? 0 : level == 3 ? 1 : 0.5; }
-  // a ranks before b
-  SYMKERN_HD bool before(int64_t a, int64_t b) const {
+  // 1 where a ranks before b, -1 after, 0 where they tie.
+  SYMKERN_HD int compare(int64_t a, int64_t b) const {
     for (int l = 0; l < levels(); ++l) {
       const double difference = key(l, a) - key(l, b);
-      if (fabs(difference) > window(l)) return difference > 0;
+      if (fabs(difference) > window(l)) return difference > 0 ? 1 : -1;
     }
-    return false;
+    return 0;
   }
 };
 
@@ -265,34 +270,40 @@ struct Orbits {
 // far from the line of the first, long radii. Then one pair of those that operations carry into each other, in both
 // hands, then the smooth functions.
 struct Pairs {
+  struct Candidate {
+    int64_t i, j;
+    double hand;
+  };
   const Molecule& mol;
   int64_t firsts;
 
   // Where operations are improper, a left-handed frame stands for its right-handed images too.
   SYMKERN_HD int64_t count() const { return firsts * mol.n * hands(); }
   SYMKERN_HD int levels() const { return 6 + kFunctions; }
-  SYMKERN_HD int64_t first(int64_t c) const { return mol.list[pair(c) / mol.n]; }
-  SYMKERN_HD int64_t second(int64_t c) const { return pair(c) % mol.n; }
-  SYMKERN_HD double hand(int64_t c) const { return c % hands() == 0 ? 1 : -1; }
-  SYMKERN_HD Frame frame(int64_t c) const { return make_frame(mol.y[first(c)], mol.y[second(c)], hand(c)); }
+  SYMKERN_HD Candidate at(int64_t n) const {
+    const int64_t pair = n / hands(), place = pair / mol.n;
+    return {mol.list[place], pair - place * mol.n, n == pair * hands() ? 1.0 : -1.0};
+  }
+  SYMKERN_HD Frame frame(const Candidate& c) const { return make_frame(mol.y[c.i], mol.y[c.j], c.hand); }
 
   SYMKERN_HD double height(int64_t i, int64_t j) const { return norm(cross(mol.y[i], mol.y[j])) / mol.radius[i]; }
-  SYMKERN_HD double excess(int64_t c) const { return height(first(c), second(c)) - kShort * mol.height[first(c)]; }
-  SYMKERN_HD double key(int level, int64_t c) const {
-    const int64_t i = first(c), j = second(c);
+  // The same, from where general_frame has put it: mostly there is one first atom.
+  SYMKERN_HD double known_height(int64_t i, int64_t j) const { return firsts == 1 ? mol.off_axis[j] : height(i, j); }
+  SYMKERN_HD double excess(const Candidate& c) const { return known_height(c.i, c.j) - kShort * mol.height[c.i]; }
+  SYMKERN_HD double key(int level, const Candidate& c) const {
     switch (level) {
       case 0:
         return excess(c) >= 0 ? 1 : 0;
       case 1:
-        return kept(i, j);
+        return kept(c.i, c.j);
       case 2:
-        return mol.number(j);
+        return mol.number(c.j);
       case 3:
-        return height(i, j);
+        return known_height(c.i, c.j);
       case 4:
-        return mol.radius[j];
+        return mol.radius[c.j];
       case 5:
-        return leads(i, j, hand(c)) ? 1 : 0;
+        return leads(c.i, c.j, c.hand) ? 1 : 0;
       default:
         return smooth(mol, mol.y, frame(c), level - 6);
     }
@@ -306,9 +317,9 @@ struct Pairs {
 
  private:
   SYMKERN_HD int64_t hands() const { return mol.proper && mol.chiral ? 1 : 2; }
-  SYMKERN_HD int64_t pair(int64_t c) const { return c / hands(); }
   // Operations that keep both atoms.
   SYMKERN_HD double kept(int64_t i, int64_t j) const {
+    if (mol.ops <= 1) return 1;
     int64_t count = 0;
     for (int64_t g = 0; g < mol.ops; ++g) count += mol.to(g, i) == i && mol.to(g, j) == j;
     return static_cast<double>(count);
@@ -330,15 +341,15 @@ struct Pairs {
 constexpr int kMaxEqual = 16;
 
 struct Images {
+  using Candidate = Frame;
   const Molecule& mol;
   const Frame* equal;
   int64_t number;
 
   SYMKERN_HD int64_t count() const { return number * mol.ops; }
   SYMKERN_HD int levels() const { return 1 + kFunctions; }
-  SYMKERN_HD Frame frame(int64_t c) const { return image(mol.operations[c % mol.ops], equal[c / mol.ops]); }
-  SYMKERN_HD double key(int level, int64_t c) const {
-    const Frame f = frame(c);
+  SYMKERN_HD Frame at(int64_t n) const { return image(mol.operations[n % mol.ops], equal[n / mol.ops]); }
+  SYMKERN_HD double key(int level, const Frame& f) const {
     if (level == 0) return mol.proper && dot(cross(f.x, f.y), f.z) < 0 ? 0 : 1;
     return smooth(mol, mol.raw, f, level - 1);
   }
@@ -351,19 +362,24 @@ struct Images {
 
 // Which end of the axis is up, for the positions on it.
 struct Ends {
+  using Candidate = Frame;
   const Molecule& mol;
   Frame up;
 
   SYMKERN_HD int64_t count() const { return 2; }
   SYMKERN_HD int levels() const { return 1 + kFunctions; }
-  SYMKERN_HD Frame frame(int64_t c) const { return {up.x, up.y, (c == 0 ? 1.0 : -1.0) * up.z}; }
-  SYMKERN_HD double key(int level, int64_t c) const { return level == 0 ? 1 : smooth(mol, mol.y, frame(c), level - 1); }
+  SYMKERN_HD Frame at(int64_t n) const { return {up.x, up.y, (n == 0 ? 1.0 : -1.0) * up.z}; }
+  SYMKERN_HD double key(int level, const Frame& f) const { return level == 0 ? 1 : smooth(mol, mol.y, f, level - 1); }
   SYMKERN_HD double window(int level) const { return level == 0 ? 0.5 : mol.window; }
   SYMKERN_HD double length(int level) const { return level == 0 ? 0 : smooth_length(mol, level - 1); }
 };
 
 // Rotation about the axis: the atom farthest from it (within the tolerance, so that it says little), both hands.
 struct Turns {
+  struct Candidate {
+    int64_t j;
+    double hand, end;
+  };
   const Molecule& mol;
   Vec3 axis;
   bool both;  // ends are alike
@@ -371,12 +387,11 @@ struct Turns {
   SYMKERN_HD int64_t count() const { return 4 * mol.n; }
   SYMKERN_HD int levels() const { return 2 + kFunctions; }
   SYMKERN_HD Vec3 off(int64_t j) const { return mol.raw[j] - dot(mol.raw[j], axis) * axis; }
-  SYMKERN_HD double hand(int64_t c) const { return c & 1 ? -1 : 1; }
-  SYMKERN_HD double end(int64_t c) const { return c & 2 ? -1 : 1; }
-  SYMKERN_HD Frame frame(int64_t c) const { return make_frame(end(c) * axis, off(c / 4), hand(c)); }
-  SYMKERN_HD double key(int level, int64_t c) const {
-    if (level == 0) return (mol.proper && hand(c) < 0) || (!both && end(c) < 0) ? 0 : 1;
-    return level == 1 ? norm(off(c / 4)) : smooth(mol, mol.raw, frame(c), level - 2);
+  SYMKERN_HD Candidate at(int64_t n) const { return {n >> 2, n & 1 ? -1.0 : 1.0, n & 2 ? -1.0 : 1.0}; }
+  SYMKERN_HD Frame frame(const Candidate& c) const { return make_frame(c.end * axis, off(c.j), c.hand); }
+  SYMKERN_HD double key(int level, const Candidate& c) const {
+    if (level == 0) return (mol.proper && c.hand < 0) || (!both && c.end < 0) ? 0 : 1;
+    return level == 1 ? norm(off(c.j)) : smooth(mol, mol.raw, frame(c), level - 2);
   }
   SYMKERN_HD double window(int level) const {
     return level == 0 ? 0.5 : level == 1 ? mol.window * mol.r_max : mol.window;
@@ -409,12 +424,12 @@ SYMKERN_HD Frame linear_frame(Molecule& mol, Vec3 axis, double& gap) {
   const Ends ends{mol, make_frame(axis, any, 1)};
   const Cuts chosen = contest(ends);
   gap = fmin(gap, chosen.gap);
-  axis = ends.frame(first_winner(ends, chosen)).z;
+  axis = ends.at(first_winner(ends, chosen)).z;
   const Turns turns{mol, axis, chosen.winners > 1};
   double farthest = 0;
   for (int64_t i = 0; i < mol.n; ++i) farthest = fmax(farthest, norm(turns.off(i)));
   if (!(farthest > mol.window * mol.r_max)) return make_frame(axis, any, 1);
-  return turns.frame(first_winner(turns, contest(turns)));
+  return turns.frame(turns.at(first_winner(turns, contest(turns))));
 }
 
 // ---- all together
@@ -443,7 +458,10 @@ SYMKERN_HD Frame general_frame(Molecule& mol, double& gap) {
     if (!mol.represents(i) || !passes(orbits, best, i, best.levels)) continue;
     mol.list[pairs.firsts++] = i;
     mol.height[i] = 0;
-    for (int64_t j = 0; j < mol.n; ++j) mol.height[i] = fmax(mol.height[i], pairs.height(i, j));
+    for (int64_t j = 0; j < mol.n; ++j) {
+      mol.off_axis[j] = pairs.height(i, j);
+      mol.height[i] = fmax(mol.height[i], mol.off_axis[j]);
+    }
   }
   // near-linear molecules whose operations straighten them
   if (!(mol.height[mol.list[0]] > mol.window * mol.r_max)) return linear_frame(mol, unit(mol.y[mol.list[0]]), gap);
@@ -452,13 +470,14 @@ SYMKERN_HD Frame general_frame(Molecule& mol, double& gap) {
   Frame equal[kMaxEqual];
   int64_t number = 0;
   for (int64_t c = 0; c < pairs.count() && number < kMaxEqual; ++c) {
-    if (passes(pairs, chosen, c, chosen.levels)) equal[number++] = pairs.frame(c);
+    const Pairs::Candidate pair = pairs.at(c);
+    if (passes(pairs, chosen, pair, chosen.levels)) equal[number++] = pairs.frame(pair);
   }
   if (number == 1 && mol.ops <= 1) return equal[0];
   const Images images{mol, equal, number};
   const int64_t best_image = first_winner(images, contest(images));
   if (best_image < 0) return undefined();  // positions that are not finite, or not those of the operations
-  return images.frame(best_image);
+  return images.at(best_image);
 }
 
 // Place of each orbit: how many rank before it. Orbits that tie are told apart by where they lie in the frame.
@@ -474,8 +493,8 @@ SYMKERN_HD void rank_orbits(Molecule& mol, const Frame& frame, int64_t* rank) {
     rank[i] = 0;
     for (int64_t j = 0; j < mol.n; ++j) {
       if (j == i || !mol.represents(j)) continue;
-      const bool tie = !orbits.before(i, j) && !orbits.before(j, i);
-      rank[i] += tie ? mol.height[j] > mol.height[i] + mol.window * mol.r_max : orbits.before(j, i);
+      const int order = orbits.compare(j, i);
+      rank[i] += order > 0 || (order == 0 && mol.height[j] > mol.height[i] + mol.window * mol.r_max);
     }
   }
   for (int64_t i = 0; i < mol.n; ++i) rank[i] = rank[mol.orbits[i] - mol.begin];
