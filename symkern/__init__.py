@@ -31,8 +31,6 @@ _EXPORTS = {
     "spherical_basis": "symkern.ops.spherical_basis",
     "radial_basis": "symkern.ops.radial_basis",
     "chamfer": "symkern.ops.chamfer",
-    "Stabilizers": "symkern.stabilizer",
-    "stabilizers": "symkern.ops.stabilizers",
     "symmetric_mse": "symkern.ops.symmetric_mse",
     "symmetric_chamfer": "symkern.ops.symmetric_chamfer",
     "symmetric_loss": "symkern.ops.symmetric_loss",
@@ -71,19 +69,19 @@ if TYPE_CHECKING:
     from symkern import transforms as transforms
     from symkern import units as units
     from symkern.calculator import Calculator as Calculator
-    from symkern.elements import Element as Element
     from symkern.canonical import Canonical as Canonical
+    from symkern.elements import Element as Element
     from symkern.energy import energy_and_forces as energy_and_forces
     from symkern.neighbors import Neighbors as Neighbors
     from symkern.normalized import Normalized as Normalized
     from symkern.normalized import load_model as load_model
+    from symkern.ops.canonical_frames import asymmetric_unit as asymmetric_unit
+    from symkern.ops.canonical_frames import canonical_frames as canonical_frames
+    from symkern.ops.canonical_frames import canonicalize as canonicalize
     from symkern.ops.chamfer import chamfer as chamfer
     from symkern.ops.edge_angles import edge_angles as edge_angles
     from symkern.ops.edge_vectors import edge_vectors as edge_vectors
     from symkern.ops.emd import emd as emd
-    from symkern.ops.canonical_frames import asymmetric_unit as asymmetric_unit
-    from symkern.ops.canonical_frames import canonical_frames as canonical_frames
-    from symkern.ops.canonical_frames import canonicalize as canonicalize
     from symkern.ops.local_coordinates import local_angles as local_angles
     from symkern.ops.local_coordinates import local_coordinates as local_coordinates
     from symkern.ops.neighbor_list import neighbor_list as neighbor_list
@@ -96,10 +94,10 @@ if TYPE_CHECKING:
     from symkern.ops.spherical_basis import spherical_basis as spherical_basis
     from symkern.ops.spherical_features import spherical_features as spherical_features
     from symkern.ops.stabilizers import stabilizers as stabilizers
-    from symkern.ops.symmetrize import symmetrize as symmetrize
     from symkern.ops.symmetric_chamfer import symmetric_chamfer as symmetric_chamfer
     from symkern.ops.symmetric_loss import symmetric_loss as symmetric_loss
     from symkern.ops.symmetric_mse import symmetric_mse as symmetric_mse
+    from symkern.ops.symmetrize import symmetrize as symmetrize
     from symkern.ops.triplets import Triplets as Triplets
     from symkern.ops.triplets import triplets as triplets
     from symkern.pointgroup.picture import symmetry_picture as symmetry_picture
