@@ -138,12 +138,13 @@ SYMKERN_KERNEL SYMKERN_BOUNDS(kThreads) find_in_tiles(NearestProblem<T> p, int s
 }
 
 template <class T, class Memory>
-void brute_search(const NearestProblem<T>& p, const Memory& memory, gpu::Stream stream) {
+void brute_search(const NearestProblem<T>& p, const Memory& memory, gpu::Stream stream,
+                  int64_t most_blocks = kScanBlocks) {
   const int64_t n = p.xs.rows, structures = p.xs.count > 0 ? p.xs.count : 1;
   const auto scan = [&](auto* kernel, int queries) {
     const int64_t rows = int64_t{kThreads} * queries, blocks = (n + rows - 1) / rows;
     const int64_t tiles = (p.ys.rows / structures + kTile - 1) / kTile;
-    const int splits = static_cast<int>(std::clamp<int64_t>(kScanBlocks / blocks, 1, std::max<int64_t>(tiles, 1)));
+    const int splits = static_cast<int>(std::clamp<int64_t>(most_blocks / blocks, 1, std::max<int64_t>(tiles, 1)));
     auto* partials = static_cast<Partial<T>*>(memory(static_cast<size_t>(n * splits) * sizeof(Partial<T>)));
     gpu::launch(kernel, blocks * splits, kThreads, 0, stream, p, splits, partials);
     gpu::launch(find_in_tiles<T>, gpu::grid_for(32 * n, kThreads), kThreads, 0, stream, p, splits, partials);

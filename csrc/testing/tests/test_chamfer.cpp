@@ -48,7 +48,7 @@ std::vector<int64_t> expected(const Clouds<T>& c) {
 }
 
 template <class T>
-std::vector<int64_t> run(const Clouds<T>& c, Schedule schedule) {
+std::vector<int64_t> run(const Clouds<T>& c, Schedule schedule, bool unsplit = false) {
   const Buffer<T> x(c.x), y(c.y);
   const Buffer<int64_t> x_ptr(c.x_ptr), y_ptr(c.y_ptr), x_type(c.x_type), y_type(c.y_type);
   Buffer<int64_t> index(static_cast<int64_t>(c.x.size() / 3));
@@ -61,25 +61,30 @@ std::vector<int64_t> run(const Clouds<T>& c, Schedule schedule) {
       c.x_type.empty() ? nullptr : x_type.data(),
       c.x_type.empty() ? nullptr : y_type.data(),
       index.data()};
-  find_nearest(
-      problem, schedule,
-      [&](size_t bytes) -> void* { return scratch.emplace_back(static_cast<int64_t>(bytes)).data(); }, gpu::Stream{});
+  const auto memory = [&](size_t bytes) -> void* { return scratch.emplace_back(static_cast<int64_t>(bytes)).data(); };
+  if (unsplit) {
+    if (index.size() > 0) brute_search(problem, memory, gpu::Stream{}, 1);
+  } else {
+    find_nearest(problem, schedule, memory, gpu::Stream{});
+  }
   return index.to_host();
 }
 
 template <class T>
 void check(const Clouds<T>& c) {
   const std::vector<int64_t> reference = expected(c);
-  for (const Schedule schedule : kSchedules) {
-    const std::vector<int64_t> got = run(c, schedule);
+  const auto compare = [&](const std::vector<int64_t>& got, const std::string& name) {
     for (size_t i = 0; i < got.size(); ++i) {
       if (got[i] == reference[i]) continue;
-      throw std::runtime_error("schedule " + std::to_string(static_cast<int>(schedule)) + ", query " +
-                               std::to_string(i) + " of " + std::to_string(got.size()) + ", targets " +
-                               std::to_string(c.y.size() / 3) + ": " + std::to_string(got[i]) + " instead of " +
-                               std::to_string(reference[i]));
+      throw std::runtime_error(name + ", query " + std::to_string(i) + " of " + std::to_string(got.size()) +
+                               ", targets " + std::to_string(c.y.size() / 3) + ": " + std::to_string(got[i]) +
+                               " instead of " + std::to_string(reference[i]));
     }
-  }
+  };
+  compare(run(c, Schedule::batch), "batch");
+  compare(run(c, Schedule::brute), "brute");
+  compare(run(c, Schedule::brute, true), "brute, all tiles by one block");
+  compare(run(c, Schedule::tree), "tree");
 }
 
 enum class Shape { uniform, lattice, clustered, outlier, plane, one_place, far };
@@ -164,13 +169,44 @@ void test_near_ties() {
   for (size_t k = 0; k < c.x.size(); ++k) c.x[k] *= static_cast<T>(k % 2 == 0 ? 1e-9 : 1e-7);  // seen from its centre
   c.y_ptr[1] = 500;
   check(c);
+  for (T& value : c.x) value *= T(1e-21);  // fp32: squares are denormal, no digit of a ratio is right
+  for (T& value : c.y) value *= T(1e-21);
+  check(c);
+}
+
+// Two targets in different tiles, which the filter puts in the wrong order; all others are far away.
+void test_wrong_order() {
+  std::mt19937 random(10);
+  std::normal_distribution<float> normal;
+  Clouds<float> c;
+  c.y = points<float>(random, Shape::one_place, 3 * kTile);
+  c.y_ptr.push_back(3 * kTile);
+  const auto square = [](const float* x, const float* y) {
+    const float d[3] = {y[0] - x[0], y[1] - x[1], y[2] - x[2]};
+    return std::fma(d[0], d[0], std::fma(d[1], d[1], d[2] * d[2]));
+  };
+  for (int q = 0; q < 10; ++q) {
+    float x[3], *a = &c.y[3 * q], *b = &c.y[3 * (kTile + q)];
+    do {
+      float u[3], v[3], uu = 0, vv = 0;
+      for (int k = 0; k < 3; ++k) u[k] = normal(random), v[k] = normal(random), uu += u[k] * u[k], vv += v[k] * v[k];
+      for (int k = 0; k < 3; ++k) {
+        x[k] = static_cast<float>(40 * (q + 1)) + normal(random);
+        a[k] = x[k] + u[k] / std::sqrt(uu), b[k] = x[k] + v[k] / std::sqrt(vv);
+      }
+    } while (!((square(x, a) > square(x, b) && nearest_distance_sq(x, a) < nearest_distance_sq(x, b))));
+    if (q % 2 == 1) std::swap_ranges(a, a + 3, b);
+    c.x.insert(c.x.end(), x, x + 3);
+  }
+  c.x_ptr.push_back(10);
+  check(c);
 }
 
 // Squares that overflow or vanish in the filter
 template <class T>
 void test_scales() {
   std::mt19937 random(5);
-  for (const double scale : {1e-25, 1e-30, 1e18, 1e25}) {
+  for (const double scale : {3e-22, 1e-22, 1e-25, 1e18, 1e25}) {
     Clouds<T> c = one_cloud<T>(random, Shape::uniform, 40, 200);
     const double square = sizeof(T) == 8 ? scale * std::fabs(std::log10(scale)) : scale;
     for (T& value : c.x) value = static_cast<T>(value * square);
@@ -253,6 +289,7 @@ int main() {
                                       {"shapes fp64", test_shapes<double>},
                                       {"near ties fp32", test_near_ties<float>},
                                       {"near ties fp64", test_near_ties<double>},
+                                      {"wrong order", test_wrong_order},
                                       {"scales fp32", test_scales<float>},
                                       {"scales fp64", test_scales<double>},
                                       {"batches fp32", test_batches<float>},
