@@ -4,7 +4,6 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -16,46 +15,67 @@
 
 namespace symkern {
 
-// Place along the curve of each cell of a grid of 2^bits cells per side.
+// How a curve lies in its cell: axis k of space is axis[k] of the curve, backwards where bit k of `flip` is set.
+struct CurveOrientation {
+  uint8_t axis[3] = {0, 1, 2};
+  uint8_t flip = 0;
+
+  // Of the curve within a cell that `inner` describes along this curve.
+  CurveOrientation then(const CurveOrientation& inner) const {
+    CurveOrientation both;
+    for (int k = 0; k < 3; ++k) both.axis[k] = inner.axis[axis[k]];
+    both.flip = static_cast<uint8_t>(flip ^ inner.in_space(*this));
+    return both;
+  }
+
+  // Bits per axis of the curve to bits per axis of the space that `outer` describes.
+  uint8_t in_space(const CurveOrientation& outer) const {
+    return static_cast<uint8_t>((flip >> outer.axis[0] & 1) | (flip >> outer.axis[1] & 1) << 1 |
+                                (flip >> outer.axis[2] & 1) << 2);
+  }
+};
+
+// A Hilbert curve through a grid of 2^bits cells per side: the place of each cell, and how the curve goes on within it.
 class HilbertCurve {
  public:
   static constexpr int kMaxBits = 5;
 
-  static const uint16_t* places(int bits) {
-    static const HilbertCurve curves[] = {HilbertCurve(1), HilbertCurve(2), HilbertCurve(3), HilbertCurve(4),
-                                          HilbertCurve(5)};
-    return curves[bits - 1].places_.data();
+  static const HilbertCurve& of(int bits) {
+    static const std::vector<HilbertCurve> curves = [] {
+      std::vector<HilbertCurve> made{HilbertCurve()};
+      for (int b = 1; b <= kMaxBits; ++b) made.push_back(HilbertCurve(made.back(), 1u << b));
+      return made;
+    }();
+    return curves[bits];
   }
+
+  const uint16_t* places() const { return places_.data(); }  // by cell, axis 0 fastest
+  const CurveOrientation& within(int64_t place) const { return within_[place]; }
 
  private:
-  explicit HilbertCurve(int bits) : places_(size_t{1} << (3 * bits)) {
-    const uint32_t side = 1u << bits;
-    for (uint32_t cell = 0; cell < places_.size(); ++cell) {
-      places_[cell] = static_cast<uint16_t>(place({cell % side, cell / side % side, cell / side / side}, bits));
-    }
-  }
+  HilbertCurve() : places_{0}, within_(1) {}
 
-  // J. Skilling, Programming the Hilbert curve, AIP Conf. Proc. 707, 381 (2004).
-  static uint32_t place(std::array<uint32_t, 3> x, int bits) {
-    const uint32_t top = 1u << (bits - 1);
-    for (uint32_t q = top; q > 1; q >>= 1) {
-      for (uint32_t& axis : x) {
-        const uint32_t swapped = axis & q ? 0 : (x[0] ^ axis) & (q - 1);
-        x[0] ^= axis & q ? q - 1 : swapped;
-        axis ^= swapped;
-      }
+  // Each cell of the coarser curve holds the curve through eight octants.
+  HilbertCurve(const HilbertCurve& coarse, uint32_t side) : places_(side * side * side), within_(places_.size()) {
+    // octants in order, and how the curve lies in each: entry and exit meet those of the neighbors
+    constexpr uint32_t order[8] = {0, 1, 3, 2, 6, 7, 5, 4};
+    constexpr CurveOrientation inner[8] = {{{2, 0, 1}, 0}, {{1, 2, 0}, 0}, {{1, 2, 0}, 0}, {{0, 1, 2}, 3},
+                                           {{1, 2, 0}, 3}, {{0, 1, 2}, 0}, {{1, 2, 0}, 6}, {{2, 0, 1}, 5}};
+    for (uint32_t cell = 0; cell < places_.size(); ++cell) {
+      const uint32_t c[3] = {cell % side, cell / side % side, cell / side / side};
+      const uint32_t parent = coarse.places_[((c[2] / 2) * (side / 2) + c[1] / 2) * (side / 2) + c[0] / 2];
+      const CurveOrientation& outer = coarse.within_[parent];
+      uint32_t octant = 0;
+      for (int k = 0; k < 3; ++k) octant |= ((c[k] ^ outer.flip >> k) & 1u) << outer.axis[k];
+      uint32_t at = 0;
+      while (order[at] != octant) ++at;
+      places_[cell] = static_cast<uint16_t>(8 * parent + at);
+      within_[8 * parent + at] = outer.then(inner[at]);
     }
-    x[1] ^= x[0], x[2] ^= x[1];
-    uint32_t flip = 0;
-    for (uint32_t q = top; q > 1; q >>= 1) flip ^= x[2] & q ? q - 1 : 0;
-    uint32_t result = 0;
-    for (int bit = bits - 1; bit >= 0; --bit) {
-      for (const uint32_t axis : x) result = result << 1 | (((axis ^ flip) >> bit) & 1u);
-    }
-    return result;
   }
 
   std::vector<uint16_t> places_;
+  std::vector<CurveOrientation> within_;
 };
 
 template <class T>
@@ -71,7 +91,7 @@ class SpatialOrder {
       for (int64_t c = first; c < last; ++c) boxes[c] = Box(points + 3 * begin(c), begin(c + 1) - begin(c));
     });
     for (const Box& box : boxes) boxes[0].add(box);
-    const Cells cells(boxes[0], n);
+    const Cells cells(boxes[0], n, {});
     uint16_t* cell = arena_.allocate<uint16_t>(n);
     std::vector<int32_t> next(chunks * cells.count);
     parallel(chunks, 1, [&](int64_t first, int64_t last) {
@@ -93,10 +113,11 @@ class SpatialOrder {
         }
       }
     });
-    if (cells.count == 1) return;
     parallel(cells.count, 64, [&](int64_t first, int64_t last) {
       Scratch scratch;
-      for (int64_t k = first; k < last; ++k) refine(starts[k], starts[k + 1] - starts[k], scratch);
+      for (int64_t k = first; k < last && cells.count > 1; ++k) {
+        refine(starts[k], starts[k + 1] - starts[k], cells.curve->within(k), scratch);
+      }
     });
   }
 
@@ -123,7 +144,7 @@ class SpatialOrder {
 
   // A cubic grid of a few points per cell over a box; one cell where the box cannot be divided.
   struct Cells {
-    Cells(const Box& box, int64_t n) {
+    Cells(const Box& box, int64_t n, const CurveOrientation& along) {
       double extent = 0;
       for (int k = 0; k < 3; ++k) {
         low[k] = static_cast<double>(box.low[k]);
@@ -134,7 +155,11 @@ class SpatialOrder {
       scale = side / extent;
       if (n > 1 && scale > 0 && std::isfinite(scale)) {
         count = int64_t{1} << (3 * bits);
-        places = HilbertCurve::places(bits);
+        curve = &HilbertCurve::of(bits);
+      }
+      for (int k = 0; k < 3; ++k) {
+        shift[k] = bits * along.axis[k];
+        mask[k] = along.flip >> k & 1 ? side - 1 : 0;
       }
     }
 
@@ -142,19 +167,19 @@ class SpatialOrder {
     void count_points(const T* p, int64_t n, uint16_t* cell, int32_t* counts) const {
       for (int64_t i = 0; i < n; ++i) {
         int32_t at = 0;
-        for (int k = 2; k >= 0 && count > 1; --k) {
+        for (int k = 0; k < 3 && count > 1; ++k) {
           const int32_t c = static_cast<int32_t>((static_cast<double>(p[3 * i + k]) - low[k]) * scale);
-          at = at * side + std::min(c, side - 1);
+          at |= (std::min(c, side - 1) ^ mask[k]) << shift[k];
         }
-        cell[i] = count > 1 ? places[at] : 0;
+        cell[i] = count > 1 ? curve->places()[at] : 0;
         ++counts[cell[i]];
       }
     }
 
     double low[3], scale;
-    int bits = 1, side = 1;
+    int bits = 1, side = 1, shift[3], mask[3];
     int64_t count = 1;
-    const uint16_t* places = nullptr;
+    const HilbertCurve* curve = nullptr;
   };
 
   struct Scratch {
@@ -169,10 +194,10 @@ class SpatialOrder {
   }
 
   // The points first .. first + n once more, over their own box. It is smaller than a cell was before, so this ends.
-  void refine(int64_t first, int64_t n, Scratch& scratch) {
+  void refine(int64_t first, int64_t n, const CurveOrientation& along, Scratch& scratch) {
     if (n <= kFew) return;
     T* points = points_ + 3 * first;
-    const Cells cells(Box(points, n), n);
+    const Cells cells(Box(points, n), n, along);
     if (cells.count == 1) return;
     if (static_cast<int64_t>(scratch.id.size()) < n) {
       scratch.points.resize(3 * n), scratch.id.resize(n), scratch.cell.resize(n);
@@ -186,7 +211,7 @@ class SpatialOrder {
       put(&scratch.points[3 * i], scratch.id[i], first + starts[scratch.cell[i]]++);  // starts become ends
     }
     for (int64_t k = 0, begin = 0; k < cells.count; begin = starts[k++]) {
-      refine(first + begin, starts[k] - begin, scratch);
+      refine(first + begin, starts[k] - begin, along.then(cells.curve->within(k)), scratch);
     }
   }
 

@@ -1,9 +1,10 @@
 // Chamfer distances: the search for nearest points, and what is differentiated once they are known.
 //
 // Given the indices the distance is a quadratic form: with d_i(x, y) = x_i - y_index(i), linear in x and y,
+//   search(x, y)_b         = sum over i in b of d_i(x, y) . d_i(x, y)
 //   product(x, y, u, v)_b  = sum over i in b of d_i(x, y) . d_i(u, v)
 //   backward(g, x, y)      = (g_b d_i(x, y) for each i, minus their sum over the i of each j)
-// and each derivative of one is made of the two, to any order.
+// and each derivative is made of the last two, to any order.
 #include "ops/chamfer.h"
 
 #include "core/macros.h"
@@ -59,8 +60,12 @@ struct Pairs {
 template <class T>
 struct Products {
   Pairs<T> a, b;
-  double* out;  // (N)
-  SYMKERN_HD void operator()(int64_t i) const { out[i] = dot(a.difference(i), b.difference(i)); }
+  bool squares;  // b is a
+  double* out;   // (N)
+  SYMKERN_HD void operator()(int64_t i) const {
+    const Vec3 d = a.difference(i);
+    out[i] = dot(d, squares ? d : b.difference(i));
+  }
 };
 
 template <class T>
@@ -162,8 +167,28 @@ struct Clouds {
 
 // ---- ops ------------------------------------------------------------------------------------------------------------
 
-Tensor chamfer_search(const Tensor& x, const Tensor& y, const Tensor& x_ptr, const Tensor& y_ptr,
-                      const OptionalTensor& x_type, const OptionalTensor& y_type) {
+// Products of the differences of x - y and of u - v, summed over each structure; without u those of x - y.
+Tensor sum_products(const Clouds& clouds, const OptionalTensor& u, const OptionalTensor& v, const Tensor& index,
+                    const Launch& launch) {
+  const int64_t n = clouds.xs.rows, m = clouds.ys.rows, structures = clouds.xs.count, tiles = blocks_of(n, kSumTile);
+  Tensor out = empty({structures}, clouds.x.scalar_type(), clouds.x);
+  Tensor sums = empty({n + tiles}, ScalarType::Double, clouds.x);
+  dispatch_float(clouds.x.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    const int64_t* j = index.const_data_ptr<int64_t>();
+    double* items = sums.mutable_data_ptr<double>();
+    const Pairs<T> a{clouds.x.const_data_ptr<T>(), clouds.y.const_data_ptr<T>(), j, m};
+    const Pairs<T> b = u.has_value() ? Pairs<T>{u->const_data_ptr<T>(), data_or_null<T>(v), j, m} : a;
+    launch.for_each(n, 4096, Products<T>{a, b, !u.has_value(), items});
+    launch.for_each(tiles, 64, TileSum<1>{items, items + n, n});
+    launch.for_each(structures, 1024, SegmentSum<1, T>{items, items + n, clouds.xs.ptr, n, out.mutable_data_ptr<T>()});
+  });
+  return out;
+}
+
+// Distance of each structure, index of each query.
+std::tuple<Tensor, Tensor> chamfer_search(const Tensor& x, const Tensor& y, const Tensor& x_ptr, const Tensor& y_ptr,
+                                          const OptionalTensor& x_type, const OptionalTensor& y_type) {
   const Clouds clouds(x, y, x_ptr, y_ptr);
   if (x_type.has_value() != y_type.has_value()) bad_argument("x_type and y_type must be given together");
   OptionalTensor x_types, y_types;
@@ -194,42 +219,24 @@ Tensor chamfer_search(const Tensor& x, const Tensor& y, const Tensor& x_ptr, con
     NearestSearch<T>(problem, launch.parallel()).run();
 #endif
   });
-  return index;
+  return {sum_products(clouds, std::nullopt, std::nullopt, index, launch), index};
 }
 
-// Without u and v they are x and y; v alone absent is zero.
-Tensor chamfer_product(const Tensor& x, const Tensor& y, const OptionalTensor& u, const OptionalTensor& v,
-                       const Tensor& index, const Tensor& x_ptr, const Tensor& y_ptr) {
+// Without v it is zero.
+Tensor chamfer_product(const Tensor& x, const Tensor& y, const Tensor& u, const OptionalTensor& v, const Tensor& index,
+                       const Tensor& x_ptr, const Tensor& y_ptr) {
   const Clouds clouds(x, y, x_ptr, y_ptr);
-  const int64_t n = clouds.xs.rows, m = clouds.ys.rows, structures = clouds.xs.count, tiles = blocks_of(n, kSumTile);
+  const int64_t n = clouds.xs.rows, m = clouds.ys.rows;
   check_long(index, "index", n, "(N,)", clouds.x);
-  if (v.has_value() && !u.has_value()) bad_argument("v needs u");
-  OptionalTensor us, vs;
-  if (u.has_value()) {
-    check_points(*u, "u", clouds.x, "x");
-    if (u->size(0) != n) bad_argument("u must have the shape of x, got ", shape_of(*u));
-    us = as_contiguous(*u);
-  }
+  check_points(u, "u", clouds.x, "x");
+  if (u.size(0) != n) bad_argument("u must have the shape of x, got ", shape_of(u));
+  OptionalTensor vs;
   if (v.has_value()) {
     check_points(*v, "v", clouds.x, "x");
     if (v->size(0) != m) bad_argument("v must have the shape of y, got ", shape_of(*v));
     vs = as_contiguous(*v);
   }
-  const Tensor nearest = as_contiguous(index);
-  Tensor out = empty({structures}, clouds.x.scalar_type(), clouds.x);
-  Tensor sums = empty({n + tiles}, ScalarType::Double, clouds.x);
-  const Launch launch(clouds.x);
-  dispatch_float(clouds.x.scalar_type(), [&](auto zero) {
-    using T = decltype(zero);
-    const int64_t* j = nearest.const_data_ptr<int64_t>();
-    double* items = sums.mutable_data_ptr<double>();
-    const Pairs<T> a{clouds.x.const_data_ptr<T>(), clouds.y.const_data_ptr<T>(), j, m};
-    const Pairs<T> b = us.has_value() ? Pairs<T>{us->const_data_ptr<T>(), data_or_null<T>(vs), j, m} : a;
-    launch.for_each(n, 4096, Products<T>{a, b, items});
-    launch.for_each(tiles, 64, TileSum<1>{items, items + n, n});
-    launch.for_each(structures, 1024, SegmentSum<1, T>{items, items + n, clouds.xs.ptr, n, out.mutable_data_ptr<T>()});
-  });
-  return out;
+  return sum_products(clouds, as_contiguous(u), vs, as_contiguous(index), Launch(clouds.x));
 }
 
 // The gradient of y is empty unless `order`, the queries by target, is given.
@@ -282,10 +289,12 @@ std::tuple<Tensor, Tensor> chamfer_product_backward(const Tensor& grad, const Te
 
 }  // namespace
 
-SYMKERN_OP(chamfer_search, "(Tensor x, Tensor y, Tensor x_ptr, Tensor y_ptr, Tensor? x_type, Tensor? y_type) -> Tensor",
+SYMKERN_OP(chamfer_search,
+           "(Tensor x, Tensor y, Tensor x_ptr, Tensor y_ptr, Tensor? x_type, Tensor? y_type) -> "
+           "(Tensor, Tensor)",
            chamfer_search)
 SYMKERN_OP(chamfer_product,
-           "(Tensor x, Tensor y, Tensor? u, Tensor? v, Tensor index, Tensor x_ptr, Tensor y_ptr) -> Tensor",
+           "(Tensor x, Tensor y, Tensor u, Tensor? v, Tensor index, Tensor x_ptr, Tensor y_ptr) -> Tensor",
            chamfer_product)
 SYMKERN_OP(chamfer_product_backward,
            "(Tensor grad, Tensor x, Tensor? y, Tensor index, Tensor x_ptr, Tensor y_ptr, Tensor? order, Tensor? start, "

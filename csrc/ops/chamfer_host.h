@@ -38,10 +38,16 @@ inline const NearestKernels<double>& nearest_kernels(double) { return nearest_le
 template <class T>
 void check_finite(const T* points, int64_t n, const char* name, const Parallel& parallel) {
   parallel(n, 65536, [&](int64_t begin, int64_t end) {
-    bool finite = true;
-    for (int64_t k = 3 * begin; k < 3 * end; ++k) {
-      finite &= std::abs(points[k]) <= std::numeric_limits<T>::max();
+    // 0 times a number is 0, unless that is not finite; several sums, which the compiler takes side by side
+    constexpr int64_t kSums = 16;
+    T sums[kSums] = {}, zero = 0;
+    int64_t k = 3 * begin;
+    for (; k + kSums <= 3 * end; k += kSums) {
+      for (int64_t c = 0; c < kSums; ++c) sums[c] += zero * points[k + c];
     }
+    for (; k < 3 * end; ++k) sums[0] += zero * points[k];
+    bool finite = true;
+    for (const T sum : sums) finite = finite && sum == 0;
     for (int64_t i = begin; !finite && i < end; ++i) {
       for (int k = 0; k < 3; ++k) {
         if (!std::isfinite(points[3 * i + k])) {
@@ -62,14 +68,7 @@ class NearestSearch {
   void run() const {
     check_finite(p_.x, p_.xs.rows, "x", parallel_);
     check_finite(p_.y, p_.ys.rows, "y", parallel_);
-    for (int64_t s = 0; s < p_.xs.count; ++s) {
-      if (size(p_.xs, s) > 0 && size(p_.ys, s) == 0) {
-        throw std::invalid_argument(
-            "the points to compare with must not be empty where there are points to sum over: "
-            "structure " +
-            std::to_string(s) + " has " + std::to_string(size(p_.xs, s)) + " of these and none of those");
-      }
-    }
+    for (int64_t s = 0; s < p_.xs.count; ++s) check_sizes(s);
     if (p_.x_type != nullptr) {
       // small structures side by side, each large one by all threads
       const int64_t grain = std::max<int64_t>(1, 512 * p_.xs.count / std::max<int64_t>(1, p_.xs.rows + p_.ys.rows));
@@ -110,6 +109,19 @@ class NearestSearch {
     int64_t at(int64_t k) const { return row == nullptr ? first + k : row[k]; }
   };
 
+  void check_sizes(int64_t s) const {
+    const int64_t n = size(p_.xs, s), m = size(p_.ys, s);
+    const auto here = [s] { return "structure " + std::to_string(s) + " has "; };
+    if (n > 0 && m == 0) {
+      throw std::invalid_argument("each structure with points to sum over needs points to compare with, but " + here() +
+                                  std::to_string(n) + " and 0");
+    }
+    if (std::max(n, m) > std::numeric_limits<int32_t>::max()) {
+      throw std::invalid_argument("a structure must have fewer than 2^31 points, but " + here() +
+                                  std::to_string(std::max(n, m)));
+    }
+  }
+
   static int64_t size(const Ragged& ragged, int64_t s) { return ragged.ptr[s + 1] - ragged.ptr[s]; }
   static Points cloud(const T* r, const Ragged& ragged, int64_t s) {
     return {r + 3 * ragged.ptr[s], nullptr, ragged.ptr[s], size(ragged, s)};
@@ -132,10 +144,6 @@ class NearestSearch {
   }
 
   void in_parallel(const Points& x, const Points& y) const {
-    if (std::max(x.count, y.count) > std::numeric_limits<int32_t>::max()) {
-      throw std::invalid_argument("a structure must have fewer than 2^31 points, got " + std::to_string(x.count) +
-                                  " and " + std::to_string(y.count));
-    }
     if (!worth_tree(x.count, y.count)) {
       parallel_(x.count, std::max<int64_t>(64, kPairs / y.count),
                 [&](int64_t begin, int64_t end) { all_pairs(x, begin, end, y); });
@@ -187,10 +195,8 @@ class NearestSearch {
       while (j < groups.y.size() && groups.y[j].first < type) ++j;
       const Points x = gather(0, p_.x, groups.x, i, type), y = gather(1, p_.y, groups.y, j, type);
       if (y.count == 0) {
-        throw std::invalid_argument(
-            "the points to compare with must have every type of those to sum over, but in "
-            "structure " +
-            std::to_string(s) + " none has type " + std::to_string(type));
+        throw std::invalid_argument("each type of the points to sum over needs points to compare with, but structure " +
+                                    std::to_string(s) + " has none of type " + std::to_string(type));
       }
       f(x, y);
     }

@@ -87,6 +87,10 @@ struct Wide {
   }
 
   SYMKERN_INLINE S largest(Vector v) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(S) == 4) return _mm512_reduce_max_ps(reinterpret_cast<__m512>(v));
+    if constexpr (sizeof(S) == 8) return _mm512_reduce_max_pd(reinterpret_cast<__m512d>(v));
+#endif
     S x[width];
     store(x, v);
 #pragma GCC unroll 16
@@ -127,37 +131,25 @@ struct Packet {
   Vector x[3];
   Vector best, rival;  // rival: lower bound of everything else
   Integers at;
-  S low[3], high[3];  // box of the queries
 
   // The queries first .. first + count; lanes beyond repeat the last.
   SYMKERN_FORMULA Packet(const S* points, int64_t count) {
     S lane[3][N::width];
-    for (int k = 0; k < 3; ++k) low[k] = high[k] = points[k];
     for (int l = 0; l < N::width; ++l) {
       const S* p = points + 3 * (l < count ? l : count - 1);
-      for (int k = 0; k < 3; ++k) {
-        lane[k][l] = p[k];
-        low[k] = p[k] < low[k] ? p[k] : low[k];
-        high[k] = p[k] > high[k] ? p[k] : high[k];
-      }
+      for (int k = 0; k < 3; ++k) lane[k][l] = p[k];
     }
     for (int k = 0; k < 3; ++k) x[k] = N::load(lane[k]);
     best = rival = N::splat(kInfinity);
     at = Integers{};
   }
 
-  SYMKERN_FORMULA void scan(const S* y, int64_t begin, int64_t end) {
-    using Integer = decltype(Integers{}[0] + 0);
-    Integers number = Integers{} + static_cast<Integer>(begin);
-    for (int64_t j = begin; j < end; ++j) {
-      const Vector dx = N::splat(y[3 * j]) - x[0], dy = N::splat(y[3 * j + 1]) - x[1],
-                   dz = N::splat(y[3 * j + 2]) - x[2];
-      const Vector d = dx * dx + dy * dy + dz * dz;
-      at = d < best ? number : at;
-      rival = N::smaller(rival, N::larger(d, best));
-      best = N::smaller(best, d);
-      number += 1;
-    }
+  SYMKERN_FORMULA void offer(S px, S py, S pz, Integers number) {
+    const Vector dx = N::splat(px) - x[0], dy = N::splat(py) - x[1], dz = N::splat(pz) - x[2];
+    const Vector d = dx * dx + dy * dy + dz * dz;
+    at = d < best ? number : at;
+    rival = N::smaller(rival, N::larger(d, best));
+    best = N::smaller(best, d);
   }
 
   // Lanes whose choice rounding could have changed.
@@ -183,7 +175,8 @@ void all_pairs(const S* x, int64_t n, const S* y, int64_t m, int32_t* index) {
   for (int64_t i = 0; i < n; i += N::width) {
     const int64_t count = n - i < N::width ? n - i : N::width;
     Packet<S> packet(x + 3 * i, count);
-    packet.scan(y, 0, m);
+    typename N::Integers number{};
+    for (int64_t j = 0; j < m; ++j, number += 1) packet.offer(y[3 * j], y[3 * j + 1], y[3 * j + 2], number);
     const uint32_t undecided = packet.undecided();
     for (int l = 0; l < count; ++l) {
       index[i + l] = static_cast<int32_t>(packet.at[l]);
@@ -227,80 +220,109 @@ struct Place {
   int64_t node;
 };
 
-// The leaf that a point falls into, or a near one.
+// A lower bound of the distance that decides.
 template <class S>
-SYMKERN_FORMULA int64_t near_leaf(const PointTree<S>& tree, const S* point) {
-  using N = Wide<S>;
-  constexpr int fan = PointTree<S>::kFan;
-  int64_t node = 0;
-  for (int level = tree.levels - 1; level >= 0; --level) {
-    S gap[fan];
-    for (int c = 0; c < fan; c += N::width) N::store(gap + c, gaps<S>(tree.level[level][node], c, point, point));
-    int nearest = 0;
-    for (int c = 1; c < fan; ++c) nearest = gap[c] < gap[nearest] ? c : nearest;
-    node = fan * node + nearest;
+SYMKERN_FORMULA double exact_gap(const S* x, const typename PointTree<S>::Group& group, int node) {
+  double gap[3];
+  for (int k = 0; k < 3; ++k) {
+    const double below = double{group.low[k][node]} - double{x[k]}, above = double{x[k]} - double{group.high[k][node]};
+    gap[k] = below > 0 ? below : above > 0 ? above : 0;
   }
-  return node;
+  return distance_sq(gap[0], gap[1], gap[2]);
 }
 
-// The same by the distance that decides, from a good guess `at`.
+// One query, from a guess, by the distance that decides. Lanes are targets and nodes.
 template <class S>
-int32_t decide_in_tree(const PointTree<S>& tree, const S* x, int64_t at) {
+struct LoneSearch {
   using N = Wide<S>;
   using Group = typename PointTree<S>::Group;
-  constexpr int fan = PointTree<S>::kFan;
-  struct Candidate : Place {
-    double gap;
+  static constexpr int fan = PointTree<S>::kFan;
+
+  struct Candidate {
+    int level;
     int32_t first_id;
+    int64_t node;
+    double gap;
   };
-  Candidate stack[PointTree<S>::kMaxLevels * fan];
-  int depth = 0;
-  stack[depth++] = {{tree.levels - 1, 0}, 0, 0};
-  Nearest best{nearest_distance_sq(x, tree.points + 3 * at), tree.id[at]};
-  S limit = highest_rival_of(static_cast<S>(best.distance_sq));
-  while (depth > 0) {
-    const Candidate here = stack[--depth];
-    if (!best.loses_to(here.gap, here.first_id)) continue;
-    const Group& group = tree.level[here.level][here.node];
-    for (int first = fan - N::width; first >= 0; first -= N::width) {  // backwards: the stack turns it around
-      uint32_t near = ~N::below(N::splat(limit), gaps<S>(group, first, x, x)) & ((1u << N::width) - 1u);
-      while (near != 0) {
-        const int bit = 31 - __builtin_clz(near), c = first + bit;
-        near ^= 1u << bit;
-        double gap[3];
-        for (int k = 0; k < 3; ++k) {
-          const double below = double{group.low[k][c]} - double{x[k]}, above = double{x[k]} - double{group.high[k][c]};
-          gap[k] = below > 0 ? below : above > 0 ? above : 0;
-        }
-        const double bound = distance_sq(gap[0], gap[1], gap[2]);
-        if (!best.loses_to(bound, group.first_id[c])) continue;
-        const int64_t node = fan * here.node + c;
-        if (here.level > 0) {
-          stack[depth++] = {{here.level - 1, node}, bound, group.first_id[c]};
-          continue;
-        }
-        const int64_t end = fan * (node + 1) < tree.n ? fan * (node + 1) : tree.n;
-        for (int64_t j = fan * node; j < end; ++j) best.offer(nearest_distance_sq(x, tree.points + 3 * j), tree.id[j]);
-        limit = highest_rival_of(static_cast<S>(best.distance_sq));
+
+  const PointTree<S>& tree;
+  const S* x;
+  Nearest best;
+  int64_t place;     // of the best
+  S limit, certain;  // above the one nothing can win, below the other it must be looked at
+
+  SYMKERN_FORMULA void consider(int64_t at) {
+    const typename PointTree<S>::Leaf& leaf = tree.leaf[at / fan];
+    const S y[3] = {leaf.r[0][at % fan], leaf.r[1][at % fan], leaf.r[2][at % fan]};
+    const double d = nearest_distance_sq(x, y);
+    if (!best.loses_to(d, tree.id[at])) return;
+    best = {d, tree.id[at]};
+    place = at;
+    const S distance = static_cast<S>(best.distance_sq);
+    limit = highest_rival_of(distance), certain = distance * (1 - kRounding<S>);
+  }
+
+  SYMKERN_FORMULA uint32_t within_limit(typename N::Vector d) const {
+    return ~N::below(N::splat(limit), d) & ((1u << N::width) - 1u);
+  }
+
+  SYMKERN_FORMULA void look(int64_t leaf) {
+    for (int first = 0; first < fan; first += N::width) {
+      typename N::Vector d{};
+      for (int k = 0; k < 3; ++k) {
+        const auto gap = N::load(tree.leaf[leaf].r[k] + first) - N::splat(x[k]);
+        d += gap * gap;
+      }
+      for (uint32_t near = within_limit(d); near != 0; near &= near - 1) {
+        const int c = __builtin_ctz(near);
+        if (!(d[c] > limit)) consider(fan * leaf + first + c);
       }
     }
   }
-  return static_cast<int32_t>(best.index);
-}
+
+  __attribute__((noinline)) LoneSearch(const PointTree<S>& tree, const S* x, int64_t guess)
+      : tree(tree), x(x), best{0, -1} {
+    consider(guess);
+    Candidate stack[PointTree<S>::kMaxLevels * fan];
+    int depth = 0;
+    stack[depth++] = {tree.levels, 0, 0, 0};
+    while (depth > 0) {
+      const Candidate here = stack[--depth];
+      if (!best.loses_to(here.gap, here.first_id)) continue;
+      if (here.level == 0) {
+        look(here.node);
+        continue;
+      }
+      const Group& group = tree.level[here.level - 1][here.node];
+      for (int first = fan - N::width; first >= 0; first -= N::width) {
+        const auto gap = gaps<S>(group, first, x, x);
+        for (uint32_t near = within_limit(gap); near != 0;) {  // the stack turns the order around
+          const int bit = 31 - __builtin_clz(near), c = first + bit;
+          near ^= 1u << bit;
+          const double bound = gap[bit] < certain ? gap[bit] * (1 - 2 * kRounding<S>) : exact_gap<S>(x, group, c);
+          if (best.loses_to(bound, group.first_id[c])) {
+            stack[depth++] = {here.level - 1, group.first_id[c], fan * here.node + c, bound};
+          }
+        }
+      }
+    }
+  }
+};
 
 template <class S>
-SYMKERN_FORMULA void search_tree(const PointTree<S>& tree, Packet<S>& packet) {
+SYMKERN_FORMULA void search_tree(const PointTree<S>& tree, int64_t seed, Packet<S>& packet) {
   using N = Wide<S>;
   using Vector = typename N::Vector;
   using Group = typename PointTree<S>::Group;
   constexpr int fan = PointTree<S>::kFan;
+  S low[3], high[3];  // box of the queries
+  for (int k = 0; k < 3; ++k) low[k] = -N::largest(-packet.x[k]), high[k] = N::largest(packet.x[k]);
   constexpr S shrink = 1 - kRounding<S>;  // what is not nearer by more than this is a rival, not a reason to look
-  S center[3];
-  for (int k = 0; k < 3; ++k) center[k] = S(0.5) * packet.low[k] + S(0.5) * packet.high[k];
-  const int64_t seed = near_leaf<S>(tree, center);
-  const auto scan_leaf = [&](int64_t leaf) __attribute__((always_inline)) {
-    const int64_t end = fan * (leaf + 1) < tree.n ? fan * (leaf + 1) : tree.n;
-    packet.scan(tree.points, fan * leaf, end);
+  const auto scan_leaf = [&](int64_t node) __attribute__((always_inline)) {
+    const typename PointTree<S>::Leaf& leaf = tree.leaf[node];
+    using Integer = decltype(packet.at[0] + 0);
+    typename N::Integers number = typename N::Integers{} + static_cast<Integer>(fan * node);
+    for (int c = 0; c < fan; ++c, number += 1) packet.offer(leaf.r[0][c], leaf.r[1][c], leaf.r[2][c], number);
   };
   scan_leaf(seed);
   Vector far = N::splat(Packet<S>::kInfinity);  // lower bounds of nodes that were far from all queries
@@ -313,7 +335,7 @@ SYMKERN_FORMULA void search_tree(const PointTree<S>& tree, Packet<S>& packet) {
     const Vector reach = N::splat(N::largest(packet.best) * shrink);
     uint32_t near = 0;
     for (int first = 0; first < fan; first += N::width) {
-      const Vector gap = gaps<S>(group, first, packet.low, packet.high);
+      const Vector gap = gaps<S>(group, first, low, high);
       far = N::smaller(far, gap < reach ? N::splat(Packet<S>::kInfinity) : gap);
       near |= N::below(gap, reach) << first;
     }
@@ -337,14 +359,16 @@ SYMKERN_FORMULA void search_tree(const PointTree<S>& tree, Packet<S>& packet) {
 template <class S>
 void in_tree(const PointTree<S>& tree, const S* x, int64_t n, int32_t* id) {
   using N = Wide<S>;
+  int64_t place = n > 0 ? LoneSearch<S>(tree, x, 0).place : 0;  // of the last query's nearest: close to the next one
   for (int64_t i = 0; i < n; i += N::width) {
     const int64_t count = n - i < N::width ? n - i : N::width;
     Packet<S> packet(x + 3 * i, count);
-    search_tree<S>(tree, packet);
+    search_tree<S>(tree, place / PointTree<S>::kFan, packet);
     const uint32_t undecided = packet.undecided();
     for (int l = 0; l < count; ++l) {
-      const int64_t at = packet.at[l];
-      id[i + l] = (undecided >> l) & 1 ? decide_in_tree<S>(tree, x + 3 * (i + l), at) : tree.id[at];
+      place = packet.at[l];
+      if ((undecided >> l) & 1) place = LoneSearch<S>(tree, x + 3 * (i + l), place).place;
+      id[i + l] = tree.id[place];
     }
   }
 }

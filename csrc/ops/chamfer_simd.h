@@ -6,24 +6,26 @@
 
 namespace symkern {
 
-// A tree of boxes over points in spatial order. Leaf k holds the points kFan k .. kFan (k + 1), node k of a level the
-// nodes kFan k .. of the level below.
+// A tree of boxes over points in spatial order: kFan points to a leaf, kFan nodes to a node of the level above.
 template <class T>
 struct PointTree {
   static constexpr int kFan = 16;
   static constexpr int kMaxLevels = 8;  // 16^8 leaves are more than 2^31 points have
 
-  // The nodes of one level, in groups that share a parent: low and high per axis, lane after lane. Absent ones are
-  // infinitely far.
+  // Coordinates one after the other; absent points are infinitely far.
+  struct Leaf {
+    T r[3][kFan];
+  };
+
+  // The nodes of one level that share a parent; absent ones are infinitely far.
   struct Group {
     T low[3][kFan], high[3][kFan];
     int32_t first_id[kFan];  // lowest id below the node
   };
 
-  const T* points;    // (n, 3)
-  const int32_t* id;  // (n)
-  int64_t n;
-  int levels;  // the groups of the highest are one
+  const Leaf* leaf;
+  const int32_t* id;  // (n), in the order of the leaves
+  int levels;         // the highest has one group
   const Group* level[kMaxLevels];
 };
 

@@ -17,51 +17,61 @@ class BuiltTree {
  public:
   // points: (n, 3), finite, 0 < n < 2^31
   BuiltTree(const T* points, int64_t n, const Parallel& parallel) : order_(points, n, parallel) {
-    tree_.points = order_.points(), tree_.id = order_.id(), tree_.n = n;
-    int64_t nodes = groups_of(n);  // of the level that comes next
+    const int64_t leaves = groups_of(n);
+    Leaf* leaf = arena_.allocate<Leaf>(leaves);
+    tree_.leaf = leaf, tree_.id = order_.id();
     const Group* below = nullptr;
-    do {
-      const int64_t groups = groups_of(nodes);
+    for (int64_t nodes = leaves, groups; below == nullptr || nodes > 1; nodes = groups) {
+      groups = groups_of(nodes);
       Group* made = arena_.allocate<Group>(groups);
       parallel(groups, 64, [&](int64_t begin, int64_t end) {
-        for (int64_t g = begin; g < end; ++g) {
-          for (int c = 0; c < kFan; ++c) {
-            const int64_t node = kFan * g + c;
-            node >= nodes      ? absent(made[g], c)
-            : below == nullptr ? leaf(made[g], c, node)
-                               : inner(made[g], c, below[node]);
+        for (int64_t node = kFan * begin; node < kFan * end; ++node) {
+          Group& group = made[node / kFan];
+          const int c = static_cast<int>(node % kFan);
+          if (node >= nodes) {
+            absent(group, c);
+          } else if (below == nullptr) {
+            fill(leaf[node], node, n);
+            bound(group, c, leaf[node], node, n);
+          } else {
+            inner(group, c, below[node]);
           }
         }
       });
       tree_.level[tree_.levels++] = below = made;
-      nodes = groups;
-    } while (nodes > 1);
+    }
   }
 
   const PointTree<T>& tree() const { return tree_; }
 
  private:
+  using Leaf = typename PointTree<T>::Leaf;
   using Group = typename PointTree<T>::Group;
   static constexpr int kFan = PointTree<T>::kFan;
+  static constexpr T kFar = std::numeric_limits<T>::infinity();
 
   static int64_t groups_of(int64_t n) { return (n + kFan - 1) / kFan; }
 
   static void absent(Group& group, int c) {
-    for (int k = 0; k < 3; ++k) {
-      group.low[k][c] = std::numeric_limits<T>::infinity(), group.high[k][c] = -std::numeric_limits<T>::infinity();
-    }
+    for (int k = 0; k < 3; ++k) group.low[k][c] = kFar, group.high[k][c] = -kFar;
     group.first_id[c] = std::numeric_limits<int32_t>::max();
   }
 
-  void leaf(Group& group, int c, int64_t node) const {
-    absent(group, c);
-    for (int64_t j = kFan * node; j < std::min(kFan * (node + 1), tree_.n); ++j) {
-      for (int k = 0; k < 3; ++k) {
-        group.low[k][c] = std::min(group.low[k][c], tree_.points[3 * j + k]);
-        group.high[k][c] = std::max(group.high[k][c], tree_.points[3 * j + k]);
-      }
-      group.first_id[c] = std::min(group.first_id[c], tree_.id[j]);
+  void fill(Leaf& leaf, int64_t node, int64_t n) const {
+    const T* points = order_.points() + 3 * kFan * node;
+    const int64_t count = std::min<int64_t>(kFan, n - kFan * node);
+    for (int c = 0; c < kFan; ++c) {
+      for (int k = 0; k < 3; ++k) leaf.r[k][c] = c < count ? points[3 * c + k] : kFar;
     }
+  }
+
+  void bound(Group& group, int c, const Leaf& leaf, int64_t node, int64_t n) const {
+    const int64_t count = std::min<int64_t>(kFan, n - kFan * node);
+    for (int k = 0; k < 3; ++k) {
+      group.low[k][c] = *std::min_element(leaf.r[k], leaf.r[k] + count);
+      group.high[k][c] = *std::max_element(leaf.r[k], leaf.r[k] + count);
+    }
+    group.first_id[c] = *std::min_element(tree_.id + kFan * node, tree_.id + kFan * node + count);
   }
 
   static void inner(Group& group, int c, const Group& below) {

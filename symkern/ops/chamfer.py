@@ -13,7 +13,8 @@ from symkern import _library as _library
 from symkern._autograd import differentiable, fake
 from symkern._check import check_reverse_mode, check_tensor
 
-_DIRECTIONS = ("x_to_y", "y_to_x", "both")
+# (summed over, compared with) for each direction, by place in (x, y)
+_SIDES = {"x_to_y": ((0, 1),), "y_to_x": ((1, 0),), "both": ((0, 1), (1, 0))}
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -73,8 +74,8 @@ def chamfer(
     for name, option in (("x_ptr", x_ptr), ("y_ptr", y_ptr), ("x_type", x_type), ("y_type", y_type)):
         check_tensor(name, option, optional=True)
     check_reverse_mode("chamfer", x, y)
-    if direction not in _DIRECTIONS:
-        raise ValueError(f"direction must be one of {', '.join(map(repr, _DIRECTIONS))}, got {direction!r}")
+    if direction not in _SIDES:
+        raise ValueError(f"direction must be one of {', '.join(map(repr, _SIDES))}, got {direction!r}")
     _check_shapes(x, y, x_ptr, y_ptr)
     _check_types(x, y, x_type, y_type)
     if x.dtype != y.dtype:
@@ -82,10 +83,11 @@ def chamfer(
     ptrs = (_ptr(x, x_ptr), _ptr(y, y_ptr))
     points = (_points(x), _points(y))
     types = (None if x_type is None else x_type.reshape(-1), None if y_type is None else y_type.reshape(-1))
-    sides = {"x_to_y": ((0, 1),), "y_to_x": ((1, 0),), "both": ((0, 1), (1, 0))}[direction]
+    sides = _SIDES[direction]
     found = [_one_way(points[a], points[b], ptrs[a], ptrs[b], types[a], types[b]) for a, b in sides]
     distance = found[0][0] if len(found) == 1 else found[0][0] + found[1][0]
-    distance = distance.to(x.dtype)
+    if x.dtype in _HALF:
+        distance = distance.to(x.dtype)
     if not return_index:
         return distance
     if x.dim() == 2:
@@ -123,7 +125,7 @@ def _check_types(x: Tensor, y: Tensor, x_type: Tensor | None, y_type: Tensor | N
 
 def _points(x: Tensor) -> Tensor:
     """(rows, 3) in a dtype that kernels know; absent coordinates are zero, which adds nothing to a distance."""
-    flat = x.reshape(x.shape[:-1].numel(), x.shape[-1])
+    flat = x if x.dim() == 2 else x.reshape(x.shape[:-1].numel(), x.shape[-1])
     if x.dtype in _HALF:
         flat = flat.float()
     return flat if x.shape[-1] == 3 else torch.nn.functional.pad(flat, (0, 3 - x.shape[-1]))
@@ -146,9 +148,8 @@ def _local(index: Tensor, x: Tensor, y: Tensor) -> Tensor:
 def _one_way(
     x: Tensor, y: Tensor, x_ptr: Tensor, y_ptr: Tensor, x_type: Tensor | None, y_type: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    ops = torch.ops.symkern
-    index = ops.chamfer_search.default(x.detach(), y.detach(), x_ptr, y_ptr, x_type, y_type)
-    return ops.chamfer_product.default(x, y, None, None, index, x_ptr, y_ptr), index
+    distance, index = torch.ops.symkern.chamfer_search.default(x, y, x_ptr, y_ptr, x_type, y_type)
+    return distance, index
 
 
 # ---- reference -------------------------------------------------------------------------------------------------------
@@ -178,8 +179,8 @@ def reference(
             y_type=types[1],
             return_index=True,
         )
-        sides = {"x_to_y": ((x, y),), "y_to_x": ((y, x),), "both": ((x, y), (y, x))}[direction]
-        local = [i.reshape(a.shape[:2]) % max(b.shape[1], 1) for i, (a, b) in zip(found[1:], sides, strict=True)]
+        pairs = zip(found[1:], _SIDES[direction], strict=True)
+        local = [i.reshape((x, y)[a].shape[:2]) % max((x, y)[b].shape[1], 1) for i, (a, b) in pairs]
         return (found[0], *local) if return_index else found[0]
     if direction == "both":
         there, i = _reference(x, y, _ptr(x, x_ptr), _ptr(y, y_ptr), x_type, y_type)
@@ -219,12 +220,14 @@ def _ranges(ptr: Tensor) -> Sequence[tuple[int, int]]:
 
 
 @fake("chamfer_search")
-def _(x: Tensor, y: Tensor, x_ptr: Tensor, y_ptr: Tensor, x_type: Tensor | None, y_type: Tensor | None) -> Tensor:
-    return x_ptr.new_empty(x.shape[0])
+def _(
+    x: Tensor, y: Tensor, x_ptr: Tensor, y_ptr: Tensor, x_type: Tensor | None, y_type: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x_ptr.shape[0] - 1), x_ptr.new_empty(x.shape[0])
 
 
 @fake("chamfer_product")
-def _(x: Tensor, y: Tensor, u: Tensor | None, v: Tensor | None, index: Tensor, x_ptr: Tensor, y_ptr: Tensor) -> Tensor:
+def _(x: Tensor, y: Tensor, u: Tensor, v: Tensor | None, index: Tensor, x_ptr: Tensor, y_ptr: Tensor) -> Tensor:
     return x.new_empty(x_ptr.shape[0] - 1)
 
 
@@ -265,17 +268,26 @@ def _adjoint(
     return grad_x, grad_y if order is not None else None
 
 
+def _save_search(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, y, x_ptr, y_ptr, _, _ = inputs
+    ctx.save_for_backward(x, y, output[1], x_ptr, y_ptr)
+
+
+def _search_backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    x, y, index, *ptrs = ctx.saved_tensors
+    order = _by_target(index, len(y)) if ctx.needs_input_grad[1] else None
+    return (*_adjoint(2 * grad, x, y, index, ptrs, order, len(y)), *[None] * 4)
+
+
 def _save_product(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.num_y = inputs[1].shape[0]
     ctx.save_for_backward(*inputs)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _product_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, y, u, v, index, *ptrs = ctx.saved_tensors
     need_y, need_v = ctx.needs_input_grad[1], ctx.needs_input_grad[3]
     order = _by_target(index, ctx.num_y) if need_y or need_v else None
-    if u is None:  # x and y on both sides
-        return (*_adjoint(2 * grad, x, y, index, ptrs, order, ctx.num_y), *[None] * 5)
     first = _adjoint(grad, u, v, index, ptrs, order if need_y else None, ctx.num_y)
     second = _adjoint(grad, x, y, index, ptrs, order if need_v else None, ctx.num_y)
     return (*first, *second, None, None, None)
@@ -305,5 +317,6 @@ def _double_backward(ctx: Any, grad_x: Tensor | None, grad_y: Tensor | None) -> 
     return (of_grad, of_x, of_y, *[None] * 6)
 
 
-differentiable("chamfer_product", _backward, _save_product)
+differentiable("chamfer_search", _search_backward, _save_search)
+differentiable("chamfer_product", _product_backward, _save_product)
 differentiable("chamfer_product_backward", _double_backward, _save_backward)

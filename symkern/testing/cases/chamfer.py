@@ -102,12 +102,12 @@ def _batch(inputs: Inputs, random: torch.Generator) -> tuple[Inputs, Any]:
 def _ops(inputs: Inputs) -> list[tuple[Any, tuple[Any, ...]]]:
     ops = torch.ops.symkern
     x, y, ptrs = inputs["x"], inputs["y"], (inputs["x_ptr"], inputs["y_ptr"])
-    index = ops.chamfer_search.default(x, y, *ptrs, None, None)
+    _, index = ops.chamfer_search.default(x, y, *ptrs, None, None)
     grad = torch.ones(len(ptrs[0]) - 1, dtype=x.dtype, device=x.device)
     order = _by_target(index, len(y))
     return [
-        (ops.chamfer_search.default, (x.detach(), y.detach(), *ptrs, None, None)),
-        (ops.chamfer_product.default, (x, y, None, None, index, *ptrs)),
+        (ops.chamfer_search.default, (x, y, *ptrs, None, None)),
+        (ops.chamfer_product.default, (x, y, x - 1, None, index, *ptrs)),
         (ops.chamfer_product.default, (x, y, x + 1, y - 1, index, *ptrs)),
         (ops.chamfer_product_backward.default, (grad, x, y, index, *ptrs, *order, len(y))),
         (ops.chamfer_product_backward.default, (grad, x, y, index, *ptrs, None, None, len(y))),
