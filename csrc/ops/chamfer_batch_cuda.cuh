@@ -39,7 +39,7 @@ SYMKERN_KERNEL SYMKERN_BOUNDS(kThreads) scan_batch(NearestProblem<T> p) {
         __syncthreads();
         for (int e = thread; e < 3 * count; e += kThreads) {
           const T value = p.y[3 * base + e];
-          tile[e] = finite(value) ? value : std::numeric_limits<T>::quiet_NaN();
+          tile[e] = finite(value) ? value : kNaN<T>;
         }
         for (int e = thread; e < count && p.x_type != nullptr; e += kThreads) tile_type[e] = p.y_type[base + e];
         __syncthreads();

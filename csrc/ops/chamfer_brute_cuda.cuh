@@ -85,8 +85,7 @@ SYMKERN_KERNEL SYMKERN_BOUNDS(kThreads) scan_tiles(NearestProblem<T> p, int spli
   for (int q = 0; q < Q; ++q) {
     const int64_t row = first + q * kThreads + thread;
     if (row >= n) continue;
-    const T none = std::numeric_limits<T>::quiet_NaN();
-    partials[row * splits + split] = {bad >> q & 1u ? none : smallest[q], other[q], found[q]};
+    partials[row * splits + split] = {bad >> q & 1u ? kNaN<T> : smallest[q], other[q], found[q]};
   }
 }
 

@@ -23,6 +23,10 @@ constexpr int kThreads = 128;
 
 template <class T>
 constexpr T kInfinity = std::numeric_limits<T>::infinity();
+template <class T>
+constexpr T kNaN = std::numeric_limits<T>::quiet_NaN();
+template <class T>
+constexpr T kLargest = std::numeric_limits<T>::max();
 
 // One load of 16 bytes (fp64: two) from shared memory
 template <class T>
@@ -49,7 +53,7 @@ SYMKERN_DEVICE double cut(double smallest) { return smallest; }
 
 template <class T>
 SYMKERN_DEVICE bool finite(T x) {
-  return fabs(x) <= std::numeric_limits<T>::max();
+  return fabs(x) <= kLargest<T>;
 }
 
 template <class T>
@@ -60,8 +64,7 @@ SYMKERN_DEVICE bool finite(const Point<T>& p) {
 // NaN coordinates: never nearer than anything
 template <class T>
 SYMKERN_DEVICE Point<T> no_point() {
-  const T nan = std::numeric_limits<T>::quiet_NaN();
-  return {nan, nan, nan, 0};
+  return {kNaN<T>, kNaN<T>, kNaN<T>, 0};
 }
 
 template <class T>

@@ -197,7 +197,7 @@ SYMKERN_KERNEL SYMKERN_BOUNDS(kThreads)
        node += warps) {
     const int64_t k = kFan * node + gpu::lane();
     Point<T> y = no_point<T>();
-    y.id = std::numeric_limits<int32_t>::max();
+    y.id = kLargest<int32_t>;
     if (k < p.ys.rows) {
       y = load_point(p.y, order[k]);
       y.id = order[k];
@@ -213,9 +213,8 @@ SYMKERN_KERNEL SYMKERN_BOUNDS(kThreads) build_level(Level<T> below, Level<T> lev
   for (int64_t node = static_cast<int64_t>(blockIdx.x) * (kThreads / 32) + gpu::warp(); node < level.nodes;
        node += warps) {
     const int64_t k = kFan * node + gpu::lane();
-    const T nan = std::numeric_limits<T>::quiet_NaN();
-    Box<T> box{{nan, nan, nan}, {nan, nan, nan}};
-    int32_t first = std::numeric_limits<int32_t>::max();
+    Box<T> box{{kNaN<T>, kNaN<T>, kNaN<T>}, {kNaN<T>, kNaN<T>, kNaN<T>}};
+    int32_t first = kLargest<int32_t>;
     if (k < below.nodes) box = below.box(k), first = below.first[k];
     write_node(level, node, box, first);
   }
