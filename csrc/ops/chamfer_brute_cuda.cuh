@@ -32,7 +32,8 @@ struct TileRange {
 };
 
 template <class T, int Q, bool TYPED>
-SYMKERN_KERNEL SYMKERN_BOUNDS(kThreads) scan_tiles(NearestProblem<T> p, int splits, Partial<T>* partials) {
+SYMKERN_KERNEL SYMKERN_BOUNDS(kThreads, sizeof(T) == 4 ? 5 : 3)
+    scan_tiles(NearestProblem<T> p, int splits, Partial<T>* partials) {
   SYMKERN_SHARED(Point<T>, tile, kTile);
   SYMKERN_SHARED(int64_t, tile_type, TYPED ? kTile : 1);
   const int thread = static_cast<int>(threadIdx.x), split = static_cast<int>(blockIdx.x % splits);
@@ -90,7 +91,7 @@ SYMKERN_KERNEL SYMKERN_BOUNDS(kThreads) scan_tiles(NearestProblem<T> p, int spli
 }
 
 template <class T>
-SYMKERN_KERNEL SYMKERN_BOUNDS(kThreads) find_in_tiles(NearestProblem<T> p, int splits, const Partial<T>* partials) {
+SYMKERN_KERNEL SYMKERN_BOUNDS(kThreads, 4) find_in_tiles(NearestProblem<T> p, int splits, const Partial<T>* partials) {
   const int64_t warps = static_cast<int64_t>(gridDim.x) * (kThreads / 32);
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * (kThreads / 32) + gpu::warp(); i < p.xs.rows; i += warps) {
     const Point<T> x = load_point(p.x, i);

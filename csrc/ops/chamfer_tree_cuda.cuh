@@ -343,7 +343,7 @@ SYMKERN_DEVICE void walk(const Tree<T>& tree, const Packet<T>& packet, Query<T, 
 }
 
 template <class T, bool GROUPED>
-SYMKERN_KERNEL SYMKERN_BOUNDS(kThreads)
+SYMKERN_KERNEL SYMKERN_BOUNDS(kThreads, sizeof(T) == 4 ? 6 : 4)
     search_tree(NearestProblem<T> p, const int32_t* order, const int32_t* bad, Tree<T> tree) {
   SYMKERN_SHARED(Point<T>, leaves, kThreads);
   Point<T>* leaf = leaves + 32 * gpu::warp();
