@@ -149,6 +149,48 @@ class Bench:
             name = f"{tri.num_triplets:,} triplets of {system.name}"
             self.add(f"spherical_basis, {part}", name, entries, basis_ops.spherical_work(tri, backward))
 
+    def chamfer(self, structures: int) -> None:
+        """Molecules against the same with noise, in one batch."""
+        system = systems.molecules(structures).to(self.device)
+        x = system.positions.reshape(structures, -1, 3)
+        y = x + 0.1 * torch.randn_like(x)
+        _same_nearest(x, y)
+        calls = {OURS: lambda x: sk.chamfer(x, y), "eager, cdist": lambda x: _cdist(x, y).square().sum(1)}
+        for backward, part in ((False, "forward"), (True, "forward + gradient")):
+            entries = edge_ops.entries(calls, x, backward)
+            self.add(f"chamfer, {part}", f"{structures:,} x {x.shape[1]} points", entries, _chamfer_work(x, backward))
+
+    def chamfer_clouds(self, points: int, all_pairs: bool) -> None:
+        """Two uniform clouds; where all pairs are still bearable, against all pairs."""
+        x, y = torch.rand(2, points, 3, device=self.device)
+        _same_nearest(x, y)
+        calls: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {OURS: lambda x: sk.chamfer(x, y)}
+        if all_pairs:
+            rows = 8192  # of the matrix of distances at a time
+            calls[f"eager, cdist, {rows:,} rows at a time"] = lambda x: torch.stack(
+                [_cdist(part, y).square().sum() for part in x.split(rows)]
+            ).sum(0, keepdim=True)
+        work = _chamfer_work(x[None], False)
+        self.add("chamfer, forward", f"{points:,} x {points:,} points", edge_ops.entries(calls, x, False), work)
+
+
+def _cdist(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    # differences, as symkern: the product of matrices that cdist prefers for many points loses digits
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").amin(-1)
+
+
+def _same_nearest(x: torch.Tensor, y: torch.Tensor) -> None:
+    """Nearest points must be those of the CPU, to the last integer."""
+    here = sk.chamfer(x, y, return_index=True)[1]
+    if not torch.equal(here.cpu(), sk.chamfer(x.cpu(), y.cpu(), return_index=True)[1]):
+        raise AssertionError(f"nearest points of {tuple(x.shape)} differ from the CPU's")
+
+
+def _chamfer_work(x: torch.Tensor, backward: bool) -> contest.Work:
+    # both clouds in, one number per structure out, or the gradient; one difference per point, for an oracle
+    points = x.shape[0] * x.shape[1]
+    return contest.Work((36 if backward else 24) * points, 8 * points, 12 * points if backward else 4 * x.shape[0])
+
 
 class Rotating:
     """Calls neighbor_list with one of several copies of the positions after the other.
@@ -221,6 +263,10 @@ def main(arguments: list[str] | None = None) -> int:
         ("2.7 M edges", lambda: bench.edges(300 if tiny else 30_000)),
         ("27 M edges", lambda: bench.edges(600 if tiny else 300_000)),
         ("bases", lambda: bench.bases(500 if tiny else 5_000_000, 4 if tiny else 512)),
+        ("chamfer 128 x 18", lambda: bench.chamfer(4 if tiny else 128)),
+        ("chamfer 4096 x 18", lambda: bench.chamfer(8 if tiny else 4096)),
+        ("chamfer 100,000", lambda: bench.chamfer_clouds(300 if tiny else 100_000, True)),
+        ("chamfer 1,000,000", lambda: bench.chamfer_clouds(1000 if tiny else 1_000_000, False)),
     ]
     for name, stage in stages:
         try:

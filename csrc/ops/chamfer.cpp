@@ -12,7 +12,9 @@
 #include "core/vec3.h"
 #include "torch/shim.h"
 
-#if !defined(__CUDACC__)
+#if defined(__CUDACC__)
+#include "ops/chamfer_cuda.cuh"
+#else
 #include "ops/chamfer_host.h"
 #endif
 
@@ -207,7 +209,12 @@ std::tuple<Tensor, Tensor> chamfer_search(const Tensor& x, const Tensor& y, cons
                                     data_or_null<int64_t>(y_types),
                                     index.mutable_data_ptr<int64_t>()};
 #if defined(__CUDACC__)
-    launch.for_each(clouds.xs.rows, 64, NearestQuery<T>{problem});
+    std::vector<Tensor> scratch;
+    const auto memory = [&](size_t bytes) {
+      scratch.push_back(empty({static_cast<int64_t>(bytes)}, ScalarType::Byte, clouds.x));
+      return scratch.back().mutable_data_ptr();
+    };
+    nearest_cuda::find_nearest(problem, memory, launch.stream());
 #else
     NearestSearch<T>(problem, launch.parallel()).run();
 #endif
