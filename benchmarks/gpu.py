@@ -21,7 +21,18 @@ import torch
 
 import symkern as sk
 
-from . import basis_ops, contest, edge_ops, machine, peers, report, systems
+from . import (
+    basis_ops,
+    contest,
+    edge_ops,
+    machine,
+    peers,
+    report,
+    sann_ops,
+    stabilizer_ops,
+    symmetric_ops,
+    systems,
+)
 from .peers import OURS, Entry
 from .report import Row
 from .systems import System
@@ -173,6 +184,46 @@ class Bench:
         work = _chamfer_work(x[None], False)
         self.add("chamfer, forward", f"{points:,} x {points:,} points", edge_ops.entries(calls, x, False), work)
 
+    def stabilizers(self, molecules: stabilizer_ops.Molecules) -> None:
+        """Integers must be those of the CPU. There is no other contestant on a device."""
+        expected = molecules.find()
+        here = molecules.to(self.device)
+        found = here.find()
+        for name in ("op_ptr", "permutations", "orbits", "group", "rank", "closed"):
+            if not torch.equal(getattr(found, name).cpu(), getattr(expected, name)):
+                raise AssertionError(f"{name} of {molecules.name} differs from the CPU's")
+        work = stabilizer_ops.work(molecules)
+        self.add("stabilizers", molecules.name, [Entry(OURS, "one batch, two synchronisations", here.find)], work)
+
+    def frames(self, molecules: stabilizer_ops.Molecules) -> None:
+        here = molecules.to(self.device)
+        sym = here.find()
+
+        def call() -> torch.Tensor:
+            return sk.canonical_frames(here.positions, here.numbers, ptr=here.ptr, sym=sym)
+
+        work = contest.Work(12 * len(here.positions) + 36 * len(here), 0, 36 * len(here))
+        self.add("canonical_frames", molecules.name, [Entry(OURS, "stabilizers given", call)], work)
+
+    def sann_features(self, structures: int) -> None:
+        system = systems.molecules(structures).to(self.device)
+        nb = system.edges()
+        calls = sann_ops.contestants(system, nb)
+        for backward, part in ((False, "forward"), (True, "forward + gradient")):
+            entries = edge_ops.entries(calls, system.positions, backward)
+            name = f"{nb.num_edges:,} edges of {system.name}"
+            self.add(f"sann_edge_features, {part}", name, entries, sann_ops.features_work(nb, backward))
+
+    def symmetric_losses(self, structures: int) -> None:
+        sym = symmetric_ops.synthetic(structures=structures).to(self.device)
+        pred, target = torch.randn(2, len(sym.positions), 3, device=self.device)
+        work = symmetric_ops.least_work(sym)
+        name = f"{structures:,} x {symmetric_ops.ATOMS} atoms, 24 operations"
+        for op in (sk.symmetric_chamfer, sk.symmetric_mse):
+            for backward, part in ((False, "forward"), (True, "forward + gradient")):
+                entries = edge_ops.entries({OURS: lambda x, op=op: op(x, target, sym)[0]}, pred, backward)
+                self.add(f"{op.__name__}, {part}", name, entries, work)
+
 
 def _cdist(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     # differences, as symkern: the product of matrices that cdist prefers for many points loses digits
@@ -263,6 +314,11 @@ def main(arguments: list[str] | None = None) -> int:
         ("2.7 M edges", lambda: bench.edges(300 if tiny else 30_000)),
         ("27 M edges", lambda: bench.edges(600 if tiny else 300_000)),
         ("bases", lambda: bench.bases(500 if tiny else 5_000_000, 4 if tiny else 512)),
+        ("stabilizers", lambda: bench.stabilizers(stabilizer_ops.made_up(130 if tiny else 1_000_000))),
+        ("stabilizers of C60", lambda: bench.stabilizers(stabilizer_ops.c60())),
+        ("canonical frames", lambda: bench.frames(stabilizer_ops.made_up(130 if tiny else 65_536))),
+        ("SANN features", lambda: bench.sann_features(4 if tiny else 1024)),
+        ("symmetric losses", lambda: bench.symmetric_losses(4 if tiny else 4096)),
         ("chamfer 128 x 18", lambda: bench.chamfer(4 if tiny else 128)),
         ("chamfer 4096 x 18", lambda: bench.chamfer(8 if tiny else 4096)),
         ("chamfer 100,000", lambda: bench.chamfer_clouds(300 if tiny else 100_000, True)),

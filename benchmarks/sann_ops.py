@@ -12,6 +12,8 @@ import symkern as sk
 from symkern.ops.spherical_features import _constants
 
 from .contest import Work
+from .peers import OURS
+from .systems import System
 
 CUTOFF, SPHERICAL, RADIAL = 8.0, 4, 4
 
@@ -76,6 +78,16 @@ def eager_features(nb: sk.Neighbors, references: Tensor) -> Callable[[Tensor], T
         return torch.cat(parts, 1)
 
     return forward
+
+
+def contestants(system: System, nb: sk.Neighbors) -> dict[str, Callable[[Tensor], Tensor]]:
+    references = sk.reference_neighbors(system.positions, nb)
+    assert (references >= 0).all()
+
+    def ours(r: Tensor) -> Tensor:
+        return torch.cat(sk.sann_edge_features(r, nb, CUTOFF, SPHERICAL, RADIAL, references=references), 1)
+
+    return {OURS: ours, "eager, same formulas": eager_features(nb, references)}
 
 
 def features_work(nb: sk.Neighbors, backward: bool) -> Work:

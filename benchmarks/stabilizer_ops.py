@@ -75,7 +75,7 @@ def c60() -> Molecules:
 
 def qm9(count: int, sizes: tuple[int, int] = (1, 99)) -> Molecules | None:
     """Molecules of QM9 at even distances in its files under SYMKERN_DATA; None where there are too few."""
-    folder = Path(os.environ.get("SYMKERN_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+    folder = Path(os.environ.get("SYMKERN_DATA", "data"))
     found = []
     for file in ("qm9_20k.npz", "qm9_extra_29k.npz"):
         if (folder / file).exists():
@@ -105,6 +105,28 @@ def repeated(molecules: Molecules, count: int) -> Molecules:
         q, _ = np.linalg.qr(random.normal(size=(3, 3)))
         structures.append((r @ q.T, z))
     return _molecules(f"{molecules.name}, turned, {count:,} in all", structures)
+
+
+def made_up(count: int, seed: int = 0) -> Molecules:
+    """Eighteen atoms each, without any data: of eight molecules one has a mirror plane, of 64 one is D6h, and the rest
+    have no symmetry, much as in QM9."""
+    random = np.random.default_rng(seed)
+    r = random.normal(scale=2.5, size=(count, 18, 3))
+    z = random.choice([1, 6, 7, 8], size=(count, 18))
+    r[::8, 9:] = r[::8, :9] * (1, 1, -1)
+    z[::8, 9:] = z[::8, :9]
+    turn = np.arange(6) * np.pi / 3
+    ring = np.stack([np.cos(turn), np.sin(turn), 0 * turn], 1)
+    r[::64] = np.concatenate([1.39 * ring, 2.48 * ring, 4.2 * ring])
+    z[::64] = np.repeat([6, 7, 1], 6)
+    axes, _ = np.linalg.qr(random.normal(size=(count, 3, 3)))
+    r = r @ axes
+    return Molecules(
+        f"{count:,} x 18 atoms, made up",
+        torch.tensor(r.reshape(-1, 3), dtype=torch.float32),
+        torch.tensor(z.reshape(-1)),
+        18 * torch.arange(count + 1),
+    )
 
 
 # ---- contestants -----------------------------------------------------------------------------------------------------

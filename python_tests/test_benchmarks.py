@@ -222,7 +222,8 @@ def test_gpu_benchmark_runs_dry(tmp_path, monkeypatch, capsys):
     assert "FAILED" not in capsys.readouterr().out
     result = json.loads((tmp_path / "dry-run.json").read_text())
     assert report.problems(result) == []
-    ops = {"neighbor_list", "edge_vectors", "safe_norm", "radial_basis gaussian", "spherical_basis", "chamfer"}
+    ops = {"neighbor_list", "edge_vectors", "safe_norm", "radial_basis gaussian", "spherical_basis", "stabilizers"}
+    ops |= {"canonical_frames", "sann_edge_features", "symmetric_chamfer", "symmetric_mse", "chamfer"}
     assert {row["op"].split(",")[0] for row in result["rows"]} == ops
 
 
