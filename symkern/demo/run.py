@@ -16,7 +16,7 @@ from rich.table import Table
 
 from symkern import info
 from symkern.data import Structures
-from symkern.demo import learning, report, steps
+from symkern.demo import learning, report, steps, symmetry
 from symkern.demo.results import Results, Section
 
 T = TypeVar("T")
@@ -39,6 +39,7 @@ def run(files: Sequence[Structures], out: Path, *, paths: Sequence[Path] = (), q
     show.installed()
     with show.progress:
         show.section("162 molecules", 2, steps.molecules)
+        show.section("symmetry", 3, symmetry.symmetry)
         fluid, water = show.step("molecular dynamics", size.steps + size.free, lambda tick: steps.dynamics(size, tick))
         show.add(fluid)
         show.section("large systems", 2, lambda tick: steps.large(water, size, tick))
