@@ -34,7 +34,7 @@ def test_emd() -> None:
     assert table4.emd(line, line[None] + np.array([0.6, 0, 0])).tolist() == [pytest.approx(0.6)]
     types = np.array([1, 1, 8]), np.array([[8, 1, 1], [1, 1, 8]])
     assert table4.emd(x, np.stack([x, x]), types).tolist() == [pytest.approx(4 / 3), 0]
-    with pytest.raises(ValueError, match="types must be the same"):
+    with pytest.raises(ValueError, match="y_type must have the types of x_type"):
         table4.emd(x, x[None], (types[0], types[0][None] + 1))
 
 

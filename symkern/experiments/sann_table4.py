@@ -28,7 +28,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+import symkern as sk
 from symkern.data import find
 from symkern.experiments import record
 from symkern.experiments.asun import asun_frame
@@ -146,17 +148,14 @@ def emd(x: _Array, y: _Array, types: tuple[_Numbers, _Numbers] | None = None) ->
         x: (N, 3), compared with each of y: (C, N, 3).
         types: those of x, (N,), and of y, (C, N): the same in another order.
     """
-    from scipy.optimize import linear_sum_assignment
-
-    distances = np.linalg.norm(x[:, None] - y[:, None], axis=-1)
-    costs = distances
+    copies, atoms = y.shape[:2]
+    ptr = torch.arange(copies + 1) * atoms
+    kinds: tuple[Tensor | None, Tensor | None] = None, None
     if types is not None:
-        a, b = types
-        if (np.sort(a) != np.sort(b, axis=1)).any():
-            raise ValueError("types must be the same, in any order")
-        # more than any assignment can save
-        costs = distances + (1 + len(x) * distances.max(initial=0)) * (a[:, None] != b[:, None])
-    return np.array([d[linear_sum_assignment(c)].mean() for d, c in zip(distances, costs, strict=True)])
+        kinds = torch.from_numpy(types[0]).repeat(copies), torch.from_numpy(types[1]).flatten()
+    points = torch.from_numpy(x).repeat(copies, 1), torch.from_numpy(y).reshape(-1, 3)
+    found: _Array = sk.emd(*points, x_ptr=ptr, y_ptr=ptr, x_type=kinds[0], y_type=kinds[1]).numpy()
+    return found
 
 
 @dataclass
