@@ -62,10 +62,11 @@ struct Products {
   Pairs<T> a, b;
   bool squares;  // b is a
   double* out;   // (N)
-  SYMKERN_HD void operator()(int64_t i) const {
+  SYMKERN_HD double at(int64_t i) const {
     const Vec3 d = a.difference(i);
-    out[i] = dot(d, squares ? d : b.difference(i));
+    return dot(d, squares ? d : b.difference(i));
   }
+  SYMKERN_HD void operator()(int64_t i) const { out[i] = at(i); }
 };
 
 template <class T>
@@ -108,6 +109,22 @@ struct TargetGradient {
     });
   }
 };
+
+#if !defined(__CUDACC__)
+// What SegmentSum finds for structures of less than a tile, in one pass.
+template <class T>
+struct StructureSum {
+  Products<T> products;
+  Ragged xs;
+  T* out;  // (B)
+
+  void operator()(int64_t s) const {
+    double sum = 0;
+    for (int64_t i = xs.ptr[s]; i < xs.ptr[s + 1]; ++i) sum += products.at(i);
+    out[s] = static_cast<T>(sum);
+  }
+};
+#endif
 
 // ---- arguments ------------------------------------------------------------------------------------------------------
 
@@ -172,13 +189,20 @@ Tensor sum_products(const Clouds& clouds, const OptionalTensor& u, const Optiona
                     const Launch& launch) {
   const int64_t n = clouds.xs.rows, m = clouds.ys.rows, structures = clouds.xs.count, tiles = blocks_of(n, kSumTile);
   Tensor out = empty({structures}, clouds.x.scalar_type(), clouds.x);
-  Tensor sums = empty({n + tiles}, ScalarType::Double, clouds.x);
   dispatch_float(clouds.x.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     const int64_t* j = index.const_data_ptr<int64_t>();
-    double* items = sums.mutable_data_ptr<double>();
     const Pairs<T> a{clouds.x.const_data_ptr<T>(), clouds.y.const_data_ptr<T>(), j, m};
     const Pairs<T> b = u.has_value() ? Pairs<T>{u->const_data_ptr<T>(), data_or_null<T>(v), j, m} : a;
+#if !defined(__CUDACC__)
+    if (clouds.xs.largest() < kSumTile) {
+      launch.for_each(structures, std::max<int64_t>(1, 4096 * structures / std::max<int64_t>(1, n)),
+                      StructureSum<T>{{a, b, !u.has_value(), nullptr}, clouds.xs, out.mutable_data_ptr<T>()});
+      return;
+    }
+#endif
+    Tensor sums = empty({n + tiles}, ScalarType::Double, clouds.x);
+    double* items = sums.mutable_data_ptr<double>();
     launch.for_each(n, 4096, Products<T>{a, b, !u.has_value(), items});
     launch.for_each(tiles, 64, TileSum<1>{items, items + n, n});
     launch.for_each(structures, 1024, SegmentSum<1, T>{items, items + n, clouds.xs.ptr, n, out.mutable_data_ptr<T>()});

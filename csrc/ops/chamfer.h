@@ -16,6 +16,12 @@ struct Ragged {
 
   SYMKERN_HD int64_t bound(int64_t s) const { return ptr[s] < 0 ? 0 : ptr[s] < rows ? ptr[s] : rows; }
 
+  int64_t largest() const {
+    int64_t most = 0;
+    for (int64_t s = 0; s < count; ++s) most = ptr[s + 1] - ptr[s] > most ? ptr[s + 1] - ptr[s] : most;
+    return most;
+  }
+
   // The first structure that ends beyond `row`; `count` if there is none.
   SYMKERN_HD int64_t owner(int64_t row) const {
     int64_t low = 0, high = count;

@@ -105,7 +105,7 @@ class NearestSearch {
   struct Points {
     const T* r;
     const int64_t* row;
-    int64_t first, count;
+    int64_t first, count, readable;  // points from r on, of which `count` are its own
     int64_t at(int64_t k) const { return row == nullptr ? first + k : row[k]; }
   };
 
@@ -124,7 +124,7 @@ class NearestSearch {
 
   static int64_t size(const Ragged& ragged, int64_t s) { return ragged.ptr[s + 1] - ragged.ptr[s]; }
   static Points cloud(const T* r, const Ragged& ragged, int64_t s) {
-    return {r + 3 * ragged.ptr[s], nullptr, ragged.ptr[s], size(ragged, s)};
+    return {r + 3 * ragged.ptr[s], nullptr, ragged.ptr[s], size(ragged, s), ragged.rows - ragged.ptr[s]};
   }
 
   // Sorting both clouds costs as much as comparing each point with so many others.
@@ -138,8 +138,12 @@ class NearestSearch {
     int32_t nearest[kBlock];
     for (int64_t i = begin; i < end; i += kBlock) {
       const int64_t count = std::min(kBlock, end - i);
-      kernels_.all_pairs(x.r + 3 * i, count, y.r, y.count, nearest);
-      for (int64_t k = 0; k < count; ++k) p_.index[x.at(i + k)] = y.at(nearest[k]);
+      kernels_.all_pairs(x.r + 3 * i, count, x.readable - i, y.r, y.count, nearest);
+      if (x.row == nullptr) {
+        for (int64_t k = 0; k < count; ++k) p_.index[x.first + i + k] = y.first + nearest[k];
+      } else {
+        for (int64_t k = 0; k < count; ++k) p_.index[x.row[i + k]] = y.row[nearest[k]];
+      }
     }
   }
 
@@ -188,7 +192,8 @@ class NearestSearch {
         rows.push_back(sorted[at].second);
         points.insert(points.end(), r + 3 * sorted[at].second, r + 3 * sorted[at].second + 3);
       }
-      return Points{points.data(), rows.data(), 0, static_cast<int64_t>(rows.size())};
+      const int64_t count = static_cast<int64_t>(rows.size());
+      return Points{points.data(), rows.data(), 0, count, count};
     };
     for (size_t i = 0, j = 0; i < groups.x.size();) {
       const int64_t type = groups.x[i].first;

@@ -7,6 +7,8 @@
 // lowest index. So the index is the same for every level and schedule.
 #include "core/simd.h"
 
+#include <utility>
+
 #include "ops/chamfer.h"
 #include "ops/chamfer_simd.h"
 
@@ -30,6 +32,22 @@ struct Wide {
   SYMKERN_INLINE Vector splat(S x) { return x - Vector{}; }
   SYMKERN_INLINE Vector load(const S* p) { return *reinterpret_cast<const Memory*>(p); }
   SYMKERN_INLINE void store(S* p, Vector v) { *reinterpret_cast<Memory*>(p) = v; }
+
+  using Lanes = std::make_integer_sequence<int, width>;
+
+  // Lane l: number 3 l + k of the 3 * width at p.
+  template <int k, int... l>
+  SYMKERN_INLINE Vector every_third(const S* p, std::integer_sequence<int, l...>) {
+    const Vector a = load(p), b = load(p + width), c = load(p + 2 * width);
+    const Vector ab = __builtin_shufflevector(a, b, (3 * l + k < 2 * width ? 3 * l + k : 0)...);
+    return __builtin_shufflevector(ab, c, (3 * l + k < 2 * width ? l : 3 * l + k - width)...);
+  }
+
+  SYMKERN_INLINE void store_int32(int32_t* p, Integers v) {
+    typedef int32_t Narrow __attribute__((vector_size(4 * width)));
+    typedef int32_t NarrowMemory __attribute__((vector_size(4 * width), aligned(4), may_alias));
+    *reinterpret_cast<NarrowMemory*>(p) = __builtin_convertvector(v, Narrow);
+  }
 
 #if defined(__AVX512F__)
 #define SYMKERN_CHOOSE(op, cast)                                                             \
@@ -132,14 +150,19 @@ struct Packet {
   Vector best, rival;  // rival: lower bound of everything else
   Integers at;
 
-  // The queries first .. first + count; lanes beyond repeat the last.
-  SYMKERN_FORMULA Packet(const S* points, int64_t count) {
-    S lane[3][N::width];
-    for (int l = 0; l < N::width; ++l) {
-      const S* p = points + 3 * (l < count ? l : count - 1);
-      for (int k = 0; k < 3; ++k) lane[k][l] = p[k];
+  // Lanes beyond the `readable` points repeat the last.
+  SYMKERN_FORMULA Packet(const S* points, int64_t readable) {
+    S padded[3 * N::width];
+    if (readable < N::width) {
+      for (int l = 0; l < N::width; ++l) {
+        const S* p = points + 3 * (l < readable ? l : readable - 1);
+        for (int k = 0; k < 3; ++k) padded[3 * l + k] = p[k];
+      }
+      points = padded;
     }
-    for (int k = 0; k < 3; ++k) x[k] = N::load(lane[k]);
+    x[0] = N::template every_third<0>(points, typename N::Lanes{});
+    x[1] = N::template every_third<1>(points, typename N::Lanes{});
+    x[2] = N::template every_third<2>(points, typename N::Lanes{});
     best = rival = N::splat(kInfinity);
     at = Integers{};
   }
@@ -170,18 +193,23 @@ int32_t decide_all(const S* x, const S* y, int64_t m, S distance) {
 }
 
 template <class S>
-void all_pairs(const S* x, int64_t n, const S* y, int64_t m, int32_t* index) {
+void all_pairs(const S* x, int64_t n, int64_t readable, const S* y, int64_t m, int32_t* index) {
   using N = Wide<S>;
-  for (int64_t i = 0; i < n; i += N::width) {
-    const int64_t count = n - i < N::width ? n - i : N::width;
-    Packet<S> packet(x + 3 * i, count);
+  for (int64_t done = 0; done < n;) {
+    // the last packet begins early enough to be full
+    const int64_t i = n < N::width || done + N::width <= n ? done : n - N::width;
+    const int64_t count = n < N::width ? n : N::width;
+    Packet<S> packet(x + 3 * i, readable - i);
     typename N::Integers number{};
     for (int64_t j = 0; j < m; ++j, number += 1) packet.offer(y[3 * j], y[3 * j + 1], y[3 * j + 2], number);
-    const uint32_t undecided = packet.undecided();
-    for (int l = 0; l < count; ++l) {
-      index[i + l] = static_cast<int32_t>(packet.at[l]);
-      if ((undecided >> l) & 1) index[i + l] = decide_all<S>(x + 3 * (i + l), y, m, packet.best[l]);
+    int32_t at[N::width];
+    N::store_int32(count == N::width ? index + i : at, packet.at);
+    for (int64_t l = 0; l < count && count < N::width; ++l) index[l] = at[l];
+    for (uint32_t left = packet.undecided() & ((1u << count) - 1u); left != 0; left &= left - 1) {
+      const int l = __builtin_ctz(left);
+      index[i + l] = decide_all<S>(x + 3 * (i + l), y, m, packet.best[l]);
     }
+    done = i + count;
   }
 }
 

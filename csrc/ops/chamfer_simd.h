@@ -31,8 +31,8 @@ struct PointTree {
 
 template <class T>
 struct NearestKernels {
-  // For each of n queries the index of the nearest of m > 0 targets.
-  void (*all_pairs)(const T* x, int64_t n, const T* y, int64_t m, int32_t* index);
+  // For each of n queries the index of the nearest of m > 0 targets. x has `readable` >= n finite points.
+  void (*all_pairs)(const T* x, int64_t n, int64_t readable, const T* y, int64_t m, int32_t* index);
   // The same for the id of the nearest point of a tree. Queries that follow each other should be close.
   void (*in_tree)(const PointTree<T>& tree, const T* x, int64_t n, int32_t* id);
 };

@@ -80,7 +80,10 @@ def chamfer(
     _check_types(x, y, x_type, y_type)
     if x.dtype != y.dtype:
         raise ValueError(f"y must have the dtype of x, {x.dtype}, got {y.dtype}")
-    ptrs = (_ptr(x, x_ptr), _ptr(y, y_ptr))
+    if x_ptr is None or y_ptr is None:
+        x_ptr = _ptr(x, None)
+        y_ptr = x_ptr if x.shape == y.shape else _ptr(y, None)
+    ptrs = (x_ptr, y_ptr)
     points = (_points(x), _points(y))
     types = (None if x_type is None else x_type.reshape(-1), None if y_type is None else y_type.reshape(-1))
     sides = _SIDES[direction]
@@ -97,27 +100,28 @@ def chamfer(
 
 
 def _check_shapes(x: Tensor, y: Tensor, x_ptr: Tensor | None, y_ptr: Tensor | None) -> None:
-    for name, value, count in (("x", x, "N"), ("y", y, "M")):
-        if value.dim() not in (2, 3) or value.shape[-1] not in (1, 2, 3):
+    of_x, of_y = x.shape, y.shape  # once: each look makes an object
+    for name, shape, count in (("x", of_x, "N"), ("y", of_y, "M")):
+        if len(shape) not in (2, 3) or shape[-1] not in (1, 2, 3):
             raise ValueError(
-                f"{name} must have shape ({count}, D) or (B, {count}, D) with D = 1, 2 or 3, got {tuple(value.shape)}"
+                f"{name} must have shape ({count}, D) or (B, {count}, D) with D = 1, 2 or 3, got {tuple(shape)}"
             )
-    if x.dim() != y.dim() or x.shape[-1] != y.shape[-1]:
-        raise ValueError(
-            f"y must have as many axes and as long a last axis as x, {tuple(x.shape)}, got {tuple(y.shape)}"
-        )
+    if len(of_x) != len(of_y) or of_x[-1] != of_y[-1]:
+        raise ValueError(f"y must have as many axes and as long a last axis as x, {tuple(of_x)}, got {tuple(of_y)}")
     if (x_ptr is None) != (y_ptr is None):
         raise ValueError("x_ptr and y_ptr must be given together")
-    if x.dim() == 3:
+    if len(of_x) == 3:
         if x_ptr is not None:
-            raise ValueError(f"x_ptr and y_ptr are for points of shape (N, D), got {tuple(x.shape)}")
-        if x.shape[0] != y.shape[0]:
-            raise ValueError(f"y must have as many clouds as x, {x.shape[0]}, got {y.shape[0]}")
+            raise ValueError(f"x_ptr and y_ptr are for points of shape (N, D), got {tuple(of_x)}")
+        if of_x[0] != of_y[0]:
+            raise ValueError(f"y must have as many clouds as x, {of_x[0]}, got {of_y[0]}")
 
 
 def _check_types(x: Tensor, y: Tensor, x_type: Tensor | None, y_type: Tensor | None) -> None:
     if (x_type is None) != (y_type is None):
         raise ValueError("x_type and y_type must be given together")
+    if x_type is None:
+        return
     for name, types, points in (("x_type", x_type, x), ("y_type", y_type, y)):
         if types is not None and types.shape != points.shape[:-1]:
             raise ValueError(f"{name} must have shape {tuple(points.shape[:-1])}, got {tuple(types.shape)}")
@@ -125,7 +129,7 @@ def _check_types(x: Tensor, y: Tensor, x_type: Tensor | None, y_type: Tensor | N
 
 def _points(x: Tensor) -> Tensor:
     """(rows, 3) in a dtype that kernels know; absent coordinates are zero, which adds nothing to a distance."""
-    flat = x if x.dim() == 2 else x.reshape(x.shape[:-1].numel(), x.shape[-1])
+    flat = x if x.dim() == 2 else x.flatten(0, 1)
     if x.dtype in _HALF:
         flat = flat.float()
     return flat if x.shape[-1] == 3 else torch.nn.functional.pad(flat, (0, 3 - x.shape[-1]))
@@ -135,7 +139,9 @@ def _ptr(x: Tensor, ptr: Tensor | None) -> Tensor:
     if ptr is not None:
         return ptr
     clouds, points = (1, x.shape[0]) if x.dim() == 2 else x.shape[:2]
-    return torch.arange(clouds + 1, device=x.device) * points
+    if points == 0:
+        return torch.zeros(clouds + 1, dtype=torch.int64, device=x.device)
+    return torch.arange(0, clouds * points + 1, points, device=x.device)
 
 
 def _local(index: Tensor, x: Tensor, y: Tensor) -> Tensor:
