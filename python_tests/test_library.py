@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -206,3 +207,16 @@ def test_cuda_library_that_cannot_be_used(
     assert status.problem is not None
     for part in parts:
         assert part in status.problem
+
+
+def test_ops_are_called_where_their_fakes_are():
+    """A fake kernel that only another module registers is missing under torch.compile until that module is imported."""
+    package = Path(symkern.__file__).parent
+    text = {p.relative_to(package).as_posix(): p.read_text() for p in package.rglob("*.py")}
+    home = {op: name for name, code in text.items() for op in re.findall(r'^@fake\("(\w+)"\)', code, re.MULTILINE)}
+    assert home["sender_order"] == "ops/edge_order.py"
+    for name, code in text.items():
+        for op in set(re.findall(r"torch\.ops\.symkern\.(\w+)", code)):
+            if name != home[op] and not name.startswith("testing/"):
+                module = "symkern." + home[op].removesuffix(".py").replace("/", ".")
+                assert f"from {module} import" in code, f"{name} calls {op}, whose fake kernel {module} registers"

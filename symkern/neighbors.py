@@ -11,6 +11,7 @@ from torch import Tensor
 
 from symkern import _library as _library
 from symkern._check import check_tensor
+from symkern.ops.edge_order import reverse_edges, sender_order
 
 _T = TypeVar("_T")
 
@@ -112,8 +113,7 @@ class Neighbors:
 
     @_Lazy
     def _by_sender(self) -> tuple[Tensor, Tensor]:
-        result: tuple[Tensor, Tensor] = torch.ops.symkern.sender_order.default(self.edge_index, self.row_ptr)
-        return result
+        return sender_order(self.edge_index, self.row_ptr)
 
     @property
     def sender_order(self) -> Tensor:
@@ -131,10 +131,7 @@ class Neighbors:
 
         Half lists have none. Computed once.
         """
-        result: Tensor = torch.ops.symkern.reverse_edges.default(
-            self.edge_index, self.cell_shifts, self.row_ptr, *self._by_sender
-        )
-        return result
+        return reverse_edges(self.edge_index, self.cell_shifts, self.row_ptr, *self._by_sender)
 
     def to(self, device: torch.device | str) -> Neighbors:
         """A copy on `device`, with the lazy views that exist already."""

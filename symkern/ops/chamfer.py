@@ -12,6 +12,7 @@ from torch import Tensor
 from symkern import _library as _library
 from symkern._autograd import differentiable, fake
 from symkern._check import check_reverse_mode, check_tensor
+from symkern.ops.edge_order import sender_order
 
 # (summed over, compared with) for each direction, by place in (x, y)
 _SIDES = {"x_to_y": ((0, 1),), "y_to_x": ((1, 0),), "both": ((0, 1), (1, 0))}
@@ -255,8 +256,7 @@ def _(
 def _by_target(index: Tensor, num_y: int) -> tuple[Tensor, Tensor]:
     """Queries in the order of their target, and where each target's begin: the counting sort of edges by sender."""
     ends = index.new_full((num_y + 1,), index.shape[0])
-    result: tuple[Tensor, Tensor] = torch.ops.symkern.sender_order.default(index.expand(2, -1), ends)
-    return result
+    return sender_order(index.expand(2, -1), ends)
 
 
 def _adjoint(

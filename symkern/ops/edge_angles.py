@@ -10,6 +10,7 @@ from torch import Tensor
 
 from symkern import _library as _library
 from symkern._autograd import differentiable, fake, gradient_of
+from symkern.ops.edge_order import sender_order
 from symkern.ops.triplets import Triplets
 
 
@@ -97,7 +98,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     vec, index, ptr, order, start = ctx.saved_tensors
     if order is None:
-        order, start = torch.ops.symkern.sender_order.default(index, ptr)
+        order, start = sender_order(index, ptr)
     return torch.ops.symkern.edge_angles_backward.default(grad, vec, index, ptr, order, start), None, None, None, None
 
 

@@ -11,6 +11,7 @@ from symkern import _library as _library
 from symkern._autograd import differentiable, fake
 from symkern._check import check_reverse_mode, check_tensor
 from symkern.neighbors import Neighbors
+from symkern.ops.edge_order import sender_order
 
 
 def edge_vectors(positions: Tensor, nb: Neighbors, cell: Tensor | None = None) -> Tensor:
@@ -109,7 +110,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     edge_index, shifts, row_ptr, ptr, batch, order, start = ctx.saved_tensors
     need_positions, need_cell = ctx.needs_input_grad[:2]
     if need_positions and order is None:
-        order, start = torch.ops.symkern.sender_order.default(edge_index, row_ptr)
+        order, start = sender_order(edge_index, row_ptr)
     positions, cell = torch.ops.symkern.edge_vectors_backward.default(
         grad, edge_index, shifts, row_ptr, ptr, batch, order, start, need_positions, need_cell, ctx.per_structure
     )

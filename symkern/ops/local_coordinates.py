@@ -12,6 +12,7 @@ from symkern._autograd import differentiable, fake, gradient_of
 from symkern._check import check_reverse_mode, check_tensor
 from symkern.neighbors import Neighbors
 from symkern.ops.edge_angles import adjoint_of_gradient
+from symkern.ops.edge_order import sender_order
 from symkern.ops.reference_neighbors import check_graph
 
 
@@ -140,7 +141,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 def _backward(ctx: Any, grad_local: Tensor, grad_tau: Tensor) -> tuple[Tensor | None, ...]:
     vec, references, edge_index, row_ptr, order, start = ctx.saved_tensors
     if order is None:
-        order, start = torch.ops.symkern.sender_order.default(edge_index, row_ptr)
+        order, start = sender_order(edge_index, row_ptr)
     grad = torch.ops.symkern.local_coordinates_backward.default(
         grad_local, grad_tau, vec, references, edge_index, row_ptr, order, start
     )

@@ -204,13 +204,3 @@ def _(
         positions.new_empty(positions.shape[0] + 1, dtype=long),
         positions.new_empty(starts, dtype=long),
     )
-
-
-@fake("sender_order")
-def _(edge_index: Tensor, row_ptr: Tensor) -> tuple[Tensor, Tensor]:
-    return edge_index.new_empty(edge_index.shape[1]), torch.empty_like(row_ptr)
-
-
-@fake("reverse_edges")
-def _(edge_index: Tensor, shifts: Tensor | None, row_ptr: Tensor, sender_order: Tensor, sender_ptr: Tensor) -> Tensor:
-    return edge_index.new_empty(edge_index.shape[1])

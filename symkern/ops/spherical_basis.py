@@ -12,6 +12,7 @@ from torch import Tensor
 from symkern import _library as _library
 from symkern._autograd import differentiable, fake, gradient_of
 from symkern.ops.edge_angles import adjoint_of_gradient
+from symkern.ops.edge_order import sender_order
 from symkern.ops.triplets import Triplets
 
 
@@ -277,7 +278,7 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     d, angle, index, ptr, order, start, *constants = ctx.saved_tensors
     if order is None:
-        order, start = torch.ops.symkern.sender_order.default(index, ptr)
+        order, start = sender_order(index, ptr)
     needs = ctx.needs_input_grad[:2]
     grads = torch.ops.symkern.spherical_basis_backward.default(
         grad, d, angle, index, ptr, order, start, *constants, *ctx.settings, *needs

@@ -10,6 +10,7 @@ from torch import Tensor
 from symkern import _library as _library
 from symkern._autograd import fake
 from symkern.neighbors import Neighbors, _Lazy
+from symkern.ops.edge_order import sender_order
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +48,7 @@ class Triplets:
     @_Lazy
     def _by_kj(self) -> tuple[Tensor, Tensor]:
         # the same counting sort as that of edges by sender
-        result: tuple[Tensor, Tensor] = torch.ops.symkern.sender_order.default(self.index, self.ptr)
-        return result
+        return sender_order(self.index, self.ptr)
 
     @property
     def kj_order(self) -> Tensor:

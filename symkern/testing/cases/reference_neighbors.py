@@ -87,8 +87,12 @@ def _translate(inputs: Inputs, random: torch.Generator) -> tuple[Inputs, Any]:
 
 
 def _ops(inputs: Inputs) -> list[tuple[Any, tuple[Any, ...]]]:
-    nb = inputs["nb"]
-    return [(torch.ops.symkern.reference_neighbors.default, (inputs["positions"], nb.edge_index, nb.row_ptr, 0.02))]
+    nb, positions, ops = inputs["nb"], inputs["positions"], torch.ops.symkern
+    atoms = torch.arange(nb.num_nodes + 1, device=positions.device)  # each a class of its own
+    return [
+        (ops.class_representatives.default, (positions, atoms[:-1], atoms, nb.ptr, 0.02)),
+        (ops.reference_neighbors.default, (positions, nb.edge_index, nb.row_ptr, 0.02)),
+    ]
 
 
 def _bad(name: str, match: str, error: type[Exception] = ValueError, **changes: Any) -> BadInput:
