@@ -111,6 +111,18 @@ struct TargetGradient {
 };
 
 #if !defined(__CUDACC__)
+template <class T>
+struct TileProducts {
+  Products<T> products;
+  TileSum<1> sum;
+  int64_t n;
+
+  void operator()(int64_t tile) const {
+    for (int64_t i = tile * kSumTile; i < std::min(n, (tile + 1) * kSumTile); ++i) products(i);
+    sum(tile);
+  }
+};
+
 // What SegmentSum finds for structures of less than a tile, in one pass.
 template <class T>
 struct StructureSum {
@@ -203,8 +215,14 @@ Tensor sum_products(const Clouds& clouds, const OptionalTensor& u, const Optiona
 #endif
     Tensor sums = empty({n + tiles}, ScalarType::Double, clouds.x);
     double* items = sums.mutable_data_ptr<double>();
-    launch.for_each(n, 4096, Products<T>{a, b, !u.has_value(), items});
-    launch.for_each(tiles, 64, TileSum<1>{items, items + n, n});
+    const Products<T> products{a, b, !u.has_value(), items};
+    const TileSum<1> tile_sum{items, items + n, n};
+#if defined(__CUDACC__)
+    launch.for_each(n, 4096, products);
+    launch.for_each(tiles, 64, tile_sum);
+#else
+    launch.for_each(tiles, 64, TileProducts<T>{products, tile_sum, n});  // both at once
+#endif
     launch.for_each(structures, 1024, SegmentSum<1, T>{items, items + n, clouds.xs.ptr, n, out.mutable_data_ptr<T>()});
   });
   return out;

@@ -3,7 +3,9 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -37,7 +39,7 @@ inline const NearestKernels<double>& nearest_kernels(double) { return nearest_le
 // Throws for the first row that is not finite.
 template <class T>
 void check_finite(const T* points, int64_t n, const char* name, const Parallel& parallel) {
-  parallel(n, 65536, [&](int64_t begin, int64_t end) {
+  parallel(n, int64_t{1} << 20, [&](int64_t begin, int64_t end) {
     // 0 times a number is 0, unless that is not finite; several sums, which the compiler takes side by side
     constexpr int64_t kSums = 16;
     T sums[kSums] = {}, zero = 0;
@@ -68,7 +70,11 @@ class NearestSearch {
   void run() const {
     check_finite(p_.x, p_.xs.rows, "x", parallel_);
     check_finite(p_.y, p_.ys.rows, "y", parallel_);
-    for (int64_t s = 0; s < p_.xs.count; ++s) check_sizes(s);
+    int64_t small = 0;  // structures
+    for (int64_t s = 0; s < p_.xs.count; ++s) {
+      check_sizes(s);
+      small += !large(s);
+    }
     if (p_.x_type != nullptr) {
       // small structures side by side, each large one by all threads
       const int64_t grain = std::max<int64_t>(1, 512 * p_.xs.count / std::max<int64_t>(1, p_.xs.rows + p_.ys.rows));
@@ -84,7 +90,7 @@ class NearestSearch {
       }
       return;
     }
-    const int64_t rows = p_.xs.rows, pairs = p_.ys.rows / std::max<int64_t>(1, p_.xs.count);
+    const int64_t rows = small > 0 ? p_.xs.rows : 0, pairs = p_.ys.rows / std::max<int64_t>(1, p_.xs.count);
     parallel_(rows, std::max<int64_t>(64, kPairs / std::max<int64_t>(1, pairs)), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin, s = p_.xs.owner(begin); i < end; i = p_.xs.ptr[s++ + 1]) {
         if (size(p_.xs, s) == 0 || large(s)) continue;
@@ -153,14 +159,28 @@ class NearestSearch {
                 [&](int64_t begin, int64_t end) { all_pairs(x, begin, end, y); });
       return;
     }
-    const BuiltTree<T> built(y.r, y.count, parallel_);
-    const SpatialOrder<T> queries(x.r, x.count, parallel_);
-    parallel_(x.count, kBlock, [&](int64_t begin, int64_t end) {
+    std::optional<BuiltTree<T>> built;
+    std::optional<SpatialOrder<T>> queries;
+    if (parallel_.threads() == 2 && std::max(x.count, y.count) < 2 * std::min(x.count, y.count)) {
+      // a thread for each: one meeting of the threads, not one for each step
+      const Parallel alone(nullptr, 1);
+      parallel_(2, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t side = begin; side < end; ++side) {
+          side == 0 ? void(built.emplace(y.r, y.count, alone)) : void(queries.emplace(x.r, x.count, alone));
+        }
+      });
+    } else {
+      built.emplace(y.r, y.count, parallel_);
+      queries.emplace(x.r, x.count, parallel_);
+    }
+    // blocks differ in cost, and threads in how much of a core they get
+    std::atomic<int64_t> next{0};
+    parallel_(std::min<int64_t>(parallel_.threads(), (x.count + kBlock - 1) / kBlock), 1, [&](int64_t, int64_t) {
       int32_t nearest[kBlock];
-      for (int64_t i = begin; i < end; i += kBlock) {
-        const int64_t count = std::min(kBlock, end - i);
-        kernels_.in_tree(built.tree(), queries.points() + 3 * i, count, nearest);
-        for (int64_t k = 0; k < count; ++k) p_.index[x.at(queries.id()[i + k])] = y.at(nearest[k]);
+      for (int64_t i; (i = next.fetch_add(kBlock, std::memory_order_relaxed)) < x.count;) {
+        const int64_t count = std::min(kBlock, x.count - i);
+        kernels_.in_tree(built->tree(), queries->points() + 3 * i, count, nearest);
+        for (int64_t k = 0; k < count; ++k) p_.index[x.at(queries->id()[i + k])] = y.at(nearest[k]);
       }
     });
   }

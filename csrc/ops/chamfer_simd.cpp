@@ -384,18 +384,31 @@ SYMKERN_FORMULA void search_tree(const PointTree<S>& tree, int64_t seed, Packet<
   packet.rival = N::smaller(packet.rival, N::splat(-N::largest(-far)));
 }
 
+// Whether `count` queries are equal to the one before them, if there is one.
+template <class S>
+SYMKERN_FORMULA bool repeats(const S* x, int64_t before, int64_t count) {
+  return before > 0 && __builtin_memcmp(x - 3, x, sizeof(S) * 3 * static_cast<size_t>(count)) == 0;
+}
+
 template <class S>
 void in_tree(const PointTree<S>& tree, const S* x, int64_t n, int32_t* id) {
   using N = Wide<S>;
   int64_t place = n > 0 ? LoneSearch<S>(tree, x, 0).place : 0;  // of the last query's nearest: close to the next one
   for (int64_t i = 0; i < n; i += N::width) {
     const int64_t count = n - i < N::width ? n - i : N::width;
-    Packet<S> packet(x + 3 * i, count);
+    if (repeats(x + 3 * i, i, count)) {
+      for (int l = 0; l < count; ++l) id[i + l] = tree.id[place];
+      continue;
+    }
+    Packet<S> packet(x + 3 * i, n - i);
     search_tree<S>(tree, place / PointTree<S>::kFan, packet);
     const uint32_t undecided = packet.undecided();
     for (int l = 0; l < count; ++l) {
-      place = packet.at[l];
-      if ((undecided >> l) & 1) place = LoneSearch<S>(tree, x + 3 * (i + l), place).place;
+      if (((undecided >> l) & 1) == 0) {
+        place = packet.at[l];
+      } else if (!repeats(x + 3 * (i + l), i + l, 1)) {
+        place = LoneSearch<S>(tree, x + 3 * (i + l), packet.at[l]).place;
+      }
       id[i + l] = tree.id[place];
     }
   }
