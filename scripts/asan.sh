@@ -31,7 +31,8 @@ run "$python" -c "import symkern._library as l; assert l.cpu.path.is_relative_to
 tests() {
   run "$python" -m pytest --capture=sys -p no:cacheprovider -c "$root/pyproject.toml" --rootdir "$root" "$@"
 }
-names=("$root"/python_tests/test_{neighbor_list,neighbor_list_numerics,neighbors,edge_vectors,verlet,host}.py)
+names=("$root"/python_tests/test_{neighbor_list,neighbor_list_numerics,neighbors,edge_vectors,verlet,host}.py
+  "$root"/python_tests/test_{stabilizers_core,chamfer,symmetric_losses,canonical_frames,sann_graphs}.py)
 slow="memory_is_proportional or crystals or large_systems or immensely_far"
 echo "asan: ops, AVX-512 or the best there is"
 tests "${names[@]}" "$root/python_tests/test_contract.py" -k "not ($slow or compile or opcheck)"
