@@ -1,7 +1,7 @@
 // One molecule of stabilizers on the device: a warp whose lanes share loops over atoms, images and operations. What
 // decides is the host's (ops/stabilizers.h), and so is the order of the search: operations are found in the same order
-// and the same work is counted, so that both schedules refuse the same
-// input (but for ties of rounding between equivalent reference pairs). Torch-free; runs under the SIMT shim.
+// and the same work is counted (ties of rounding between equivalent reference pairs apart), so that both schedules
+// refuse the same input. Torch-free; runs under the SIMT shim.
 #pragma once
 
 #include "core/gpu.h"

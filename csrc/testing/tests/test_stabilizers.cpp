@@ -83,12 +83,12 @@ Molecules close_atoms() {
   m.atom(1, 0, 0, 0), m.atom(1, 0, 0, 0), m.atom(6, 2, 0, 0), m.atom(7, 0, 3, 0), end();  // Cs
   for (int k = 0; k < 2; ++k) m.atom(1, 0, 0, 1), m.atom(1, 0, 0, -1);
   m.atom(6, 0, 0, 0), end();  // linear
-  m.ring(6, 40, 0.5, 0, 0), end();
-  m.ring(6, 12, 2, 0.01, 0), m.ring(6, 12, 2, -0.01, 0), end();
-  m.ring(6, 12, 2, 0.01, 0), m.ring(6, 12, 2, -0.02, 0), m.ring(8, 4, 1, 1, 0), end();
+  m.ring(6, 8, 0.1, 0, 0), end();
+  m.ring(6, 5, 2, 0.01, 0), m.ring(6, 5, 2, -0.01, 0), end();
+  m.ring(6, 17, 2, 0.01, 0), m.ring(6, 17, 2, -0.02, 0), m.ring(8, 1, 1, 1, 0), end();  // more than a warp
   std::mt19937 random(7);
   std::normal_distribution<> normal(0, 0.01);
-  for (int count : {3, 6, 34}) {
+  for (int count : {2, 3}) {
     for (int k = 0; k < 4; ++k) m.ring(7, count, 3 + normal(random), normal(random), normal(random) / 2);
     end();
   }
