@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import fields
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 import symkern as sk
 from symkern import host
 from symkern.elements import FAMILIES, group_of_counts
-from symkern.ops.stabilizers import exhaustive
+from symkern.ops.stabilizers import exhaustive, reference
 from symkern.testing.cases.stabilizers import _FIELDS, _MOLECULES, _molecules
 
 ALL = tuple(_MOLECULES)
@@ -321,6 +322,43 @@ def test_limits_are_errors() -> None:
     positions = random.normal(size=(3000, 3))
     with pytest.raises(ValueError, match=r"tolerance is too large for molecule 0: at least 400[0-9]{4} pairs"):
         host.point_group(positions, np.ones(3000, dtype=int), tolerance=2.0)
+
+
+def _ring(count: int, radius: float = 5.0) -> np.ndarray:
+    angles = 2 * np.pi * np.arange(count) / count
+    return radius * np.stack([np.cos(angles), np.sin(angles), 0 * angles], 1)
+
+
+@pytest.mark.parametrize(
+    ("count", "tolerance"), [(300, 0.5), (1000, 0.5), (1000, 0.01), (5000, 0.5), (10_000, 5e-4), (100_000, 1e-4)]
+)
+def test_work_is_bounded(count: int, tolerance: float) -> None:
+    began = time.process_time()
+    with pytest.raises(ValueError, match=r"tolerance is too large for molecule 0: "):
+        host.point_group(_ring(count), np.ones(count, dtype=int), tolerance=tolerance)
+    assert time.process_time() - began < 10  # a second or two on a machine with nothing else to do
+
+
+@pytest.mark.parametrize(("count", "tolerance"), [(30, 0.5), (100, 0.01), (1000, 0.001)])
+def test_large_rings_within_the_bound(count: int, tolerance: float) -> None:
+    found = host.point_group(_ring(count), np.ones(count, dtype=int), tolerance=tolerance)
+    assert (found.label, found.order) == (f"D{count}h", 4 * count)
+
+
+@pytest.mark.parametrize("apart", [0.0, 1e-4, 0.015, 0.035])
+def test_close_atoms_share_partners(apart: float) -> None:
+    positions = torch.tensor([[0.0, 0, 0], [apart, 0, 0], [2, 0, 0], [0, 3, 0]], dtype=torch.float64)
+    numbers = torch.tensor([1, 1, 6, 7])
+    ptr = torch.tensor([0, 4])
+    for sym in (sk.stabilizers(positions, numbers), reference(positions, numbers, ptr=ptr)):
+        assert sym.labels == ["Cs"]
+        assert sym.permutations.tolist() == [0, 1, 2, 3] * 2
+    line = torch.tensor([[0, 0, 1], [0, 0, 1 + apart], [0, 0, 0], [0, 0, -1], [0, 0, -1 - apart]], dtype=torch.float64)
+    for sym in (
+        sk.stabilizers(line, torch.tensor([1, 1, 6, 1, 1])),
+        reference(line, torch.tensor([1, 1, 6, 1, 1]), ptr=torch.tensor([0, 5])),
+    ):
+        assert sym.labels == ["Dinfh"]
 
 
 def test_arguments_must_be_tensors() -> None:

@@ -89,10 +89,9 @@ void find(const Tensor& positions, const Tensor& numbers, const OptionalTensor& 
 
 #else
 
-// Every candidate is matched on the device, whatever `exhaustive` says.
 template <class T>
 void find(const Tensor& positions, const Tensor& numbers, const OptionalTensor& batch, const OptionalTensor& ptr,
-          int64_t molecules, double tolerance, int64_t policy, int64_t samples, bool, Found& out) {
+          int64_t molecules, double tolerance, int64_t policy, int64_t samples, bool exhaustive, Found& out) {
   namespace cuda = stabilizers_cuda;
   const Launch launch(positions);
   const Tensor x = as_contiguous(positions), z = as_contiguous(numbers);
@@ -105,7 +104,8 @@ void find(const Tensor& positions, const Tensor& numbers, const OptionalTensor& 
                              molecules,
                              tolerance,
                              static_cast<int>(policy),
-                             samples};
+                             samples,
+                             exhaustive};
   cuda::Fixed<T> fixed{};
   fixed.orbits = out.orbits.template mutable_data_ptr<int64_t>();
   fixed.order = out.order.template mutable_data_ptr<int64_t>();

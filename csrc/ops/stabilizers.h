@@ -23,8 +23,15 @@ SYMKERN_HD int64_t group_code(Family family, int64_t n = 0) { return static_cast
 
 // What a finite point group of n atoms can have at most, with room for near symmetries that form no group.
 SYMKERN_HD int64_t max_operations(int64_t atoms) { return 8 * atoms > 1000 ? 8 * atoms : 1000; }
-constexpr int64_t kMaxImages = 4'000'000;      // image pairs of the reference pair
-constexpr int64_t kMaxSteps = 50'000'000'000;  // distances computed to match the atoms of one molecule: a minute
+constexpr int64_t kMaxImages = 4'000'000;  // image pairs of the reference pair
+
+// Work for one molecule, counted in distances between atoms on every schedule alike, so that all refuse the same input:
+// at most about two seconds of one core.
+constexpr int64_t kMaxSteps = 1'000'000'000;
+constexpr int64_t kCandidateSteps = 64;                                   // frames and table
+SYMKERN_HD int64_t fit_steps(int64_t atoms) { return 256 + 16 * atoms; }  // and to keep the operation
+// Passes over all atoms alike before the search, which the search does not count.
+SYMKERN_HD int64_t preparation_steps(int64_t alike) { return 4 * alike; }
 
 SYMKERN_HD void decide(double value, double tolerance, double& margin) {
   const double distance = fabs(value - tolerance);
@@ -135,7 +142,21 @@ SYMKERN_HD int32_t nearest_atom(const double* z, const double* y, int32_t begin,
   least = 1e300;
   for (int32_t j = begin; j < end; ++j) {
     const double d = distance_sq3(z, y + 3 * j);
-    if (d < least) least = d, found = j;
+    found = d < least ? j : found;  // without branches, which nothing would predict
+    least = d < least ? d : least;
+  }
+  return found;
+}
+
+// The same of the atoms begin, begin + step, ... < end that are not `used` (marked with `stamp`).
+SYMKERN_HD int32_t nearest_free_atom(const double* z, const double* y, int32_t begin, int32_t end, int32_t step,
+                                     const int32_t* used, int32_t stamp, double& least) {
+  int32_t found = -1;
+  least = 1e300;
+  for (int32_t j = begin; j < end; j += step) {
+    const double d = used[j] != stamp ? distance_sq3(z, y + 3 * j) : 1e300;
+    found = d < least ? j : found;
+    least = d < least ? d : least;
   }
   return found;
 }
@@ -303,16 +324,6 @@ SYMKERN_HD GroupCounts count_group(const OperationSet& set, const int32_t* membe
     if (n > c.top) c.top = n;
   }
   return c;
-}
-
-// Smallest image of atom i under the operations.
-SYMKERN_HD int32_t orbit_of(const OperationSet& set, const int32_t* members, int32_t count, int32_t i) {
-  int32_t least = i;
-  for (int32_t k = 0; k < count; ++k) {
-    const int32_t p = set.permutation(members[k])[i];
-    if (p < least) least = p;
-  }
-  return least;
 }
 
 // ---- linear molecules ----------------------------------------------------------------------------------------------

@@ -29,9 +29,8 @@ namespace symkern {
       throw std::invalid_argument("tolerance is too large for molecule " + where + ": at least " + found +
                                   " pairs of atoms may be images of its reference pair, at most 4000000 are tried");
     case SymmetryProblem::steps:
-      throw std::invalid_argument("tolerance is too large for molecule " + where + ": " + found +
-                                  " pairs of atoms may be images of its reference pair, and matching its atoms for all "
-                                  "of them would take more than 5e10 distances");
+      throw std::invalid_argument("tolerance is too large for molecule " + where + ": matching its " + found +
+                                  " atoms with each other would take more than 1e9 distances");
     case SymmetryProblem::operations:
       throw std::invalid_argument("tolerance is too large for molecule " + where + ": more than " + found +
                                   " operations are within it, more than a point group of its atoms can have");

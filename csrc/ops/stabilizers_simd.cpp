@@ -35,6 +35,10 @@ class Search {
     reserve_atoms();
     if (!center()) return;
     sort_atoms();
+    if (steps_ > kMaxSteps) {
+      fail(SymmetryProblem::steps, n_);
+      return;
+    }
     find_close_atoms();
     if (!rank_below_two()) {
       choose_references();
@@ -175,11 +179,12 @@ class Search {
       while (end < n_ && species_[end] == species_[k] && similar_radii(radius_[end], radius_[k], tol_)) ++end;
       begin_[k] = begin;
       end_[k] = end;
+      steps_ += preparation_steps(end - begin);
     }
   }
 
   // Atoms of one species within twice the tolerance make permutations ambiguous; within four times, the nearest partner
-  // under a matrix with a residual of up to twice the tolerance need not be the only one.
+  // under a matrix with a residual of up to twice the tolerance need not be the only one: then partners are shared out.
   void find_close_atoms() {
     close_ = false;
     const double limit = 2 * tol_, wide = 4 * tol_;
@@ -237,21 +242,11 @@ class Search {
   // E, and the inversion if it is one; or their products with rotations and mirror planes.
   void linear() {
     out_.rank = 1;
-    bool inverts = true;
-    double worst = 0;
-    ++stamp_;
-    for (int32_t k = 0; k < n_ && inverts; ++k) {
-      const double z[3] = {-sorted_[3 * k], -sorted_[3 * k + 1], -sorted_[3 * k + 2]};
-      double d;
-      const int32_t j = nearest_atom(z, sorted_, begin_[k], end_[k], d);
-      inverts = j >= 0 && used_[j] != stamp_;
-      if (!inverts) break;
-      used_[j] = stamp_;
-      match_[order_[k]] = order_[j];
-      if (d > worst) worst = d;
-    }
+    const double inversion[9] = {-1, 0, 0, 0, -1, 0, 0, 0, -1};
+    bool inverts;
+    inverts = nearest(inversion, 1e300, match_, inverts) && inverts;
     if (inverts) {
-      worst = sqrt(worst);
+      const double worst = residual(inversion, match_);
       decide(worst, tol_, out_.margin);
       inverts = worst <= tol_;
     }
@@ -266,12 +261,7 @@ class Search {
         } else {
           r[0] = r[4] = r[8] = inverted ? -1 : 1;
         }
-        double residual = 0;
-        for (int64_t i = 0; i < n_; ++i) {
-          const double d = residual_sq(r, y_ + 3 * i, y_ + 3 * p[i]);
-          if (d > residual) residual = d;
-        }
-        append(p, 1, r, sqrt(residual));
+        append(p, 1, r, residual(r, p));
       }
     }
     choose_all();
@@ -283,7 +273,8 @@ class Search {
   }
 
   // a: fewest images among the atoms away from the center. b: off the line of a, with the fewest images at the distance
-  // of a and b around a itself, which for a symmetric molecule stands for all images of a.
+  // of a and b around a itself, which for a symmetric molecule stands for all images of a. Atoms that can only stay
+  // where they are come first.
   void choose_references() {
     int32_t a = -1;
     for (int32_t k = 0; k < n_; ++k) {
@@ -300,11 +291,14 @@ class Search {
     }
     int32_t b = -1, fewest = 0;
     double height = 0;
+    bool single = false;
     for (int32_t k = 0; k < n_; ++k) {
       const double h = off_axis_sq(sorted_ + 3 * k, direction);
       if (!(h > 0.09 * most) || k == a) continue;
       int32_t images = end_[k] - begin_[k];
-      if (images > 1 && (b < 0 || fewest > 1)) {
+      if (images > 1 && single) continue;
+      if (images == 1 && !single) single = true, b = -1;
+      if (images > 1) {
         const double d = sqrt(distance_sq3(sorted_ + 3 * a, sorted_ + 3 * k));
         images = 0;
         for (int32_t j = begin_[k]; j < end_[k]; ++j) {
@@ -329,13 +323,17 @@ class Search {
     reserve_operations(16);
     num_generators_ = 0;
     append(identity_, 1, nullptr, 0);
-    multiplied_[0] = 0;
     table_[keys_(keys_.a, keys_.b, 1)] = 1;
     const double *ya = sorted_ + 3 * a_, *yb = sorted_ + 3 * b_;
     const double distance = sqrt(distance_sq3(ya, yb));
     bisector_frame(ya, yb, frame_);
     error_ = guess_error(ya, yb, tol_);
     const bool shortcut = !in_.exhaustive && !close_;
+    if (out_.rank == 2) {  // the plane, whose permutation is the identity's
+      for (int64_t i = 0; i < n_; ++i) match_[i] = identity_[i];
+      residual_ = fit(match_, -1, fit_);
+      if (!accept(-1, shortcut)) return;
+    }
     const auto image = [&](int32_t i, int32_t j) {
       return i != j && similar_distances(sqrt(distance_sq3(sorted_ + 3 * i, sorted_ + 3 * j)), distance, tol_);
     };
@@ -351,10 +349,6 @@ class Search {
       for (int32_t j = begin_[b_]; j < end_[b_]; ++j) {
         if (!image(i, j)) continue;
         const double *yi = sorted_ + 3 * i, *yj = sorted_ + 3 * j;
-        if (steps_ > kMaxSteps) {
-          fail(SymmetryProblem::steps, images);
-          return;
-        }
         bool framed = false;
         double to[3][3];
         for (int det = 1; det >= -1; det -= 2) {
@@ -364,28 +358,30 @@ class Search {
           double guess[9];
           frame_rotation(frame_, to, det, guess);
           table_[keys_(order_[i], order_[j], det)] = -1;
-          if (!match(guess, det)) continue;
-          const int32_t found = judge(det);
-          if (out_.problem != SymmetryProblem::none) return;
-          if (found > 0 && shortcut) multiply(found);
-          if (out_.problem != SymmetryProblem::none) return;
+          steps_ += kCandidateSteps;
+          if (match(guess, det) && !accept(det, shortcut)) return;
+          if (!within_budget()) return;
         }
       }
     }
   }
 
-  // Nearest partners under r, of the atoms in order_; false if one has none within `error` per radius. A permutation if
-  // `bijective`.
+  bool within_budget() { return steps_ <= kMaxSteps || fail(SymmetryProblem::steps, n_); }
+
+  // Nearest partners under r; false if one has none within `error` per radius. A permutation if `bijective`. Where
+  // atoms are close to each other one after the other, in the order given, gets the nearest that is free.
   bool nearest(const double* r, double error, int32_t* p, bool& bijective) {
     ++stamp_;
     bijective = true;
-    for (int32_t k = 0; k < n_; ++k) {
+    for (int32_t i = 0; i < n_; ++i) {
+      const int32_t k = close_ ? place_[i] : i;
       double z[3], d;
       multiply3(r, sorted_ + 3 * k, z);
-      const int32_t j = nearest_atom(z, sorted_, begin_[k], end_[k], d);
+      const int32_t j = close_ ? nearest_free_atom(z, sorted_, begin_[k], end_[k], 1, used_, stamp_, d)
+                               : nearest_atom(z, sorted_, begin_[k], end_[k], d);
       steps_ += end_[k] - begin_[k];
       const double reach = guess_reach(error, radius_[k], tol_);
-      if (d > reach * reach) return false;
+      if (j < 0 || d > reach * reach) return false;
       bijective &= used_[j] != stamp_;
       used_[j] = stamp_;
       p[order_[k]] = order_[j];
@@ -393,17 +389,22 @@ class Search {
     return true;
   }
 
-  // The Kabsch matrix of p and its residual.
-  double fit(const int32_t* p, int det, double* r) const {
-    double h[9] = {0, 0, 0, 0, 0, 0, 0, 0, 0};
-    for (int64_t i = 0; i < n_; ++i) add_outer(y_ + 3 * p[i], y_ + 3 * i, h);
-    kabsch3(h, det, r);
+  double residual(const double* r, const int32_t* p) const {
     double worst = 0;
     for (int64_t i = 0; i < n_; ++i) {
       const double d = residual_sq(r, y_ + 3 * i, y_ + 3 * p[i]);
       if (d > worst) worst = d;
     }
     return sqrt(worst);
+  }
+
+  // The Kabsch matrix of p and its residual.
+  double fit(const int32_t* p, int det, double* r) {
+    steps_ += fit_steps(n_);
+    double h[9] = {0, 0, 0, 0, 0, 0, 0, 0, 0};
+    for (int64_t i = 0; i < n_; ++i) add_outer(y_ + 3 * p[i], y_ + 3 * i, h);
+    kabsch3(h, det, r);
+    return residual(r, p);
   }
 
   // From the first guess to a permutation that is its own nearest match, in match_, with fit_ and residual_.
@@ -415,7 +416,7 @@ class Search {
       // no other atom can be nearer, where atoms are not close to each other
       if (bijective && !close_ && residual_ <= 2 * tol_) return true;
       for (int64_t i = 0; i < n_; ++i) last_[i] = match_[i];
-      if (round == 4 || !nearest(fit_, 1e300, match_, bijective)) return false;
+      if (round == 4 || steps_ > kMaxSteps || !nearest(fit_, 1e300, match_, bijective)) return false;
       bool same = true;
       for (int64_t i = 0; i < n_; ++i) same &= last_[i] == match_[i];
       if (same) return bijective;
@@ -432,15 +433,24 @@ class Search {
     return count_ - 1;
   }
 
+  // Judges match_ and, with the shortcut, what follows from it; false after a problem.
+  bool accept(int det, bool shortcut) {
+    const int32_t found = judge(det);
+    if (found > 0 && shortcut) multiply(found);
+    return out_.problem == SymmetryProblem::none;
+  }
+
   // Looks at all products with a new operation, and at those of what they give.
   void multiply(int32_t found) {
     generators_[num_generators_++] = found;
     for (int32_t k = 0; k < count_; ++k) {
-      for (; multiplied_[k] < num_generators_; ++multiplied_[k]) {
+      for (int32_t m = k < found ? num_generators_ - 1 : 0; m < num_generators_; ++m) {
         const OperationSet set = operations();
-        const int32_t g = generators_[multiplied_[k]];
+        const int32_t g = generators_[m];
         const int64_t key = set.product_key(k, g);
+        ++steps_;
         if (key < 0 || table_[key] > 0) continue;
+        if (!within_budget()) return;
         const int32_t *p = set.permutation(k), *q = set.permutation(g);
         for (int64_t i = 0; i < n_; ++i) match_[i] = p[q[i]];
         const int det = set.dets[k] * set.dets[g];
@@ -463,7 +473,6 @@ class Search {
     char* next = static_cast<char*>(scratch_.resize(scratch_.context, kOperations, size * 64 + 256));
     // grown by doubling: what lies behind has to move first
     residuals_ = carve<double>(next, capacity);
-    multiplied_ = carve<int32_t>(next, capacity);
     generators_ = carve<int32_t>(next, capacity);
     dets_ = carve<int8_t>(next, capacity);
   }
@@ -478,7 +487,6 @@ class Search {
     for (int64_t i = 0; i < n_; ++i) to[i] = p[i];
     residuals_[count_] = residual;
     dets_[count_] = static_cast<int8_t>(det);
-    multiplied_[count_] = 0;
     ++count_;
     return true;
   }
@@ -487,15 +495,14 @@ class Search {
     const int64_t old = capacity_;
     char* next = static_cast<char*>(scratch_.resize(scratch_.context, kGenerated, static_cast<size_t>(old) * 64 + 256));
     double* residuals = carve<double>(next, old);
-    int32_t* multiplied = carve<int32_t>(next, old);
     int32_t* generators = carve<int32_t>(next, old);
     int8_t* dets = carve<int8_t>(next, old);
     for (int64_t k = 0; k < old; ++k) {
-      residuals[k] = residuals_[k], multiplied[k] = multiplied_[k], generators[k] = generators_[k], dets[k] = dets_[k];
+      residuals[k] = residuals_[k], generators[k] = generators_[k], dets[k] = dets_[k];
     }
     reserve_operations(2 * old < max_operations(n_) ? 2 * old : max_operations(n_));
     for (int64_t k = 0; k < old; ++k) {
-      residuals_[k] = residuals[k], multiplied_[k] = multiplied[k], generators_[k] = generators[k], dets_[k] = dets[k];
+      residuals_[k] = residuals[k], generators_[k] = generators[k], dets_[k] = dets[k];
     }
   }
 
@@ -551,7 +558,14 @@ class Search {
     }
     out_.chosen = order;
     out_.count = out_.order = kept;
-    for (int32_t i = 0; i < n_; ++i) orbits_[i] = in_.first + orbit_of(set, order, kept, i);
+    for (int64_t i = 0; i < n_; ++i) orbits_[i] = in_.first + i;
+    for (int32_t k = 1; k < kept; ++k) {
+      const int32_t* p = set.permutation(order[k]);
+      for (int64_t i = 0; i < n_; ++i) {
+        const int64_t image = in_.first + p[i];
+        orbits_[i] = image < orbits_[i] ? image : orbits_[i];
+      }
+    }
   }
 
   void prepare_group(Subgroup& group, int32_t*& order, int32_t*& by_residual, uint8_t*& seen) {
@@ -583,8 +597,10 @@ class Search {
         for (int32_t m = 0; m < count_ && !known; ++m) {
           const int32_t* other = permutations_ + m * n_;
           known = dets_[m] == det;
+          ++steps_;
           for (int64_t i = 0; i < n_ && known; ++i) known = other[i] == match_[i];
         }
+        if (!within_budget()) return false;
         if (known) continue;
         if (count_ >= max_operations(n_)) return fail(SymmetryProblem::generated, count_);
         residual_ = fit(match_, det, fit_);
@@ -631,13 +647,13 @@ class Search {
   OperationKeys keys_{};
   double frame_[3][3], error_ = 0;
   double fit_[9], residual_ = 0;
-  int64_t steps_ = 0;  // distances computed to match atoms
+  int64_t steps_ = 0;  // work done, as kMaxSteps counts it
 
   int32_t* table_ = nullptr;
   int64_t capacity_ = 0;
   int32_t count_ = 0, num_generators_ = 0;
   double *matrices_ = nullptr, *residuals_ = nullptr;
-  int32_t *permutations_ = nullptr, *multiplied_ = nullptr, *generators_ = nullptr, *rank_ = nullptr;
+  int32_t *permutations_ = nullptr, *generators_ = nullptr, *rank_ = nullptr;
   int8_t* dets_ = nullptr;
 };
 

@@ -1,6 +1,7 @@
 // One molecule of stabilizers on the device: a warp whose lanes share loops over atoms, images and operations. What
-// decides is the host's (ops/stabilizers.h). Unlike the host every candidate is matched, which gives the same
-// operations: what follows from others is found by itself. Torch-free; runs under the SIMT shim.
+// decides is the host's (ops/stabilizers.h), and so is the order of the search: operations are found in the same order
+// and the same work is counted (ties of rounding between equivalent reference pairs apart), so that both schedules
+// refuse the same input. Torch-free; runs under the SIMT shim.
 #pragma once
 
 #include "core/gpu.h"
@@ -22,6 +23,7 @@ struct Input {
   double tolerance;
   int policy;  // SymmetryPolicy
   int64_t samples;
+  bool exhaustive;  // as on the host
 };
 
 // ---- warps ----------------------------------------------------------------------------------------------------------
@@ -60,7 +62,7 @@ SYMKERN_DEVICE int warp_choose(int count, double size, int place) {
 inline size_t scratch_bytes(int64_t atoms) {
   const int64_t operations = max_operations(atoms);
   const int64_t table = 2 * atoms * atoms < kMaxTable ? 2 * atoms * atoms : kMaxTable;
-  const int64_t bytes = 112 * atoms + 4 * table + operations * (4 * atoms + 9 * 8 + 8 + 6 * 4 + 3) + 24 * 16;
+  const int64_t bytes = 112 * atoms + 4 * table + operations * (4 * atoms + 9 * 8 + 8 + 7 * 4 + 3) + 24 * 16;
   return static_cast<size_t>((bytes + 255) / 256 * 256);
 }
 
@@ -95,8 +97,11 @@ struct Search {
   int32_t *permutations, *chosen, *by_residual;
   int8_t* dets;
   uint8_t *is_member, *seen;
-  int32_t* members;
-  int count = 0;       // operations found
+  int32_t *members, *generators;
+  int count = 0;  // operations found
+  int num_generators = 0;
+  int64_t steps = 0;  // work done, as kMaxSteps counts it
+  bool shortcut = false;
   int num_chosen = 0;  // in the result
 
   SYMKERN_DEVICE Search(const Input<T>& input, char* scratch, int64_t begin_atom, int64_t atoms)
@@ -119,6 +124,7 @@ struct Search {
     chosen = carve<int32_t>(operations);
     by_residual = carve<int32_t>(operations);
     members = carve<int32_t>(2 * operations);
+    generators = carve<int32_t>(operations);
     dets = carve<int8_t>(operations);
     is_member = carve<uint8_t>(operations);
     seen = carve<uint8_t>(operations);
@@ -141,6 +147,7 @@ struct Search {
   SYMKERN_DEVICE void run() {
     if (!center()) return;
     sort_atoms();
+    if (!within_budget()) return;
     find_close_atoms();
     if (rank_below_two()) return;
     choose_references();
@@ -203,6 +210,7 @@ struct Search {
       for (int c = 0; c < 3; ++c) sorted[3 * before + c] = y[3 * i + c];
     }
     __syncwarp();
+    long long alike = 0;
     for (int k = gpu::lane(); k < n; k += 32) {
       const int64_t kind = species(k);
       int low = k, high = k + 1;
@@ -210,7 +218,9 @@ struct Search {
       while (high < n && species(high) == kind && similar_radii(radius[high], radius[k], in.tolerance)) ++high;
       begin[k] = low;
       end[k] = high;
+      alike += high - low;
     }
+    steps += preparation_steps(gpu::warp_sum(alike));
     __syncwarp();
   }
 
@@ -266,20 +276,10 @@ struct Search {
   SYMKERN_DEVICE void find_inversion() {
     rank = 1;
     linear = true;
-    double worst = 0;
-    bool permutes = true;
-    ++stamp;
-    for (int k = gpu::lane(); k < n; k += 32) {
-      const double z[3] = {-sorted[3 * k], -sorted[3 * k + 1], -sorted[3 * k + 2]};
-      double d;
-      const int32_t j = nearest_atom(z, sorted, begin[k], end[k], d);
-      permutes &= atomicExch(&used[j], stamp) != stamp;
-      match[order[k]] = order[j];
-      if (d > worst) worst = d;
-    }
-    inverts = warp_all(permutes);
-    worst = sqrt(warp_max(worst));
+    const double inversion[9] = {-1, 0, 0, 0, -1, 0, 0, 0, -1};
+    inverts = nearest(inversion, 1e300, inverts) && inverts;
     if (inverts) {
+      const double worst = residual_of(inversion);
       decide(worst, in.tolerance, margin);
       inverts = worst <= in.tolerance;
     }
@@ -314,14 +314,22 @@ struct Search {
       if (h > most) most = h;
     }
     most = warp_max(most);
+    bool single = false;
+    for (int k = gpu::lane(); k < n; k += 32) {
+      single |= off_axis_sq(sorted + 3 * k, direction) > 0.09 * most && k != a && end[k] - begin[k] == 1;
+    }
+    single = warp_any(single);
     fewest = -1, size = 0, chosen_place = 0;
     for (int k = gpu::lane(); k < n; k += 32) {
       const double h = off_axis_sq(sorted + 3 * k, direction);
-      if (!(h > 0.09 * most) || k == a) continue;
-      const double d = sqrt(distance_sq3(sorted + 3 * a, sorted + 3 * k));
-      int images = 0;
-      for (int j = begin[k]; j < end[k]; ++j) {
-        images += similar_distances(sqrt(distance_sq3(sorted + 3 * a, sorted + 3 * j)), d, in.tolerance);
+      int images = end[k] - begin[k];
+      if (!(h > 0.09 * most) || k == a || (single && images > 1)) continue;
+      if (images > 1) {
+        const double d = sqrt(distance_sq3(sorted + 3 * a, sorted + 3 * k));
+        images = 0;
+        for (int j = begin[k]; j < end[k]; ++j) {
+          images += similar_distances(sqrt(distance_sq3(sorted + 3 * a, sorted + 3 * j)), d, in.tolerance);
+        }
       }
       if (fewest < 0 || images < fewest || (images == fewest && h > size)) fewest = images, size = h, chosen_place = k;
     }
@@ -348,16 +356,25 @@ struct Search {
     const double distance = sqrt(distance_sq3(ya, yb));
     bisector_frame(ya, yb, frame);
     error = guess_error(ya, yb, in.tolerance);
+    shortcut = !in.exhaustive && !close;
+    if (rank == 2) {  // the plane, whose permutation is the identity's
+      fit(-1);
+      if (!judge(-1)) return false;
+    }
+    const auto similar = [&](int i, int base) {  // lanes whose place and i may be images
+      const int mine = base + gpu::lane();
+      return __ballot_sync(gpu::full_mask, mine < end[b] && mine != i &&
+                                               similar_distances(sqrt(distance_sq3(sorted + 3 * i, sorted + 3 * mine)),
+                                                                 distance, in.tolerance));
+    };
     int64_t images = 0;
     for (int i = begin[a]; i < end[a]; ++i) {
+      for (int base = begin[b]; base < end[b]; base += 32) images += __popc(similar(i, base));
+      if (images > kMaxImages) return fail(SymmetryProblem::images, images);
+    }
+    for (int i = begin[a]; i < end[a]; ++i) {
       for (int base = begin[b]; base < end[b]; base += 32) {
-        const int mine = base + gpu::lane();
-        const bool similar =
-            mine < end[b] && mine != i &&
-            similar_distances(sqrt(distance_sq3(sorted + 3 * i, sorted + 3 * mine)), distance, in.tolerance);
-        unsigned similar_lanes = __ballot_sync(gpu::full_mask, similar);
-        images += __popc(similar_lanes);
-        if (images > kMaxImages) return fail(SymmetryProblem::images, kMaxImages + 1);
+        unsigned similar_lanes = similar(i, base);
         for (; similar_lanes != 0; similar_lanes &= similar_lanes - 1) {
           if (!try_images(i, base + __ffs(static_cast<int>(similar_lanes)) - 1)) return false;
         }
@@ -378,17 +395,24 @@ struct Search {
       if (gpu::lane() == 0) table[key] = -1;
       double guess[9];
       frame_rotation(frame, to, det, guess);
+      steps += kCandidateSteps;
       if (match_from(guess, det) && !judge(det)) return false;
+      if (!within_budget()) return false;
       __syncwarp();
     }
     return true;
   }
 
-  // Nearest partners under m, in match; false if an atom has none within `error` per radius.
+  SYMKERN_DEVICE bool within_budget() { return steps <= kMaxSteps || fail(SymmetryProblem::steps, n); }
+
+  // Nearest partners under m, in match; false if an atom has none within `error` per radius. A permutation if
+  // `bijective`. Where atoms are close to each other one after the other, in the order given, gets the nearest that is
+  // free.
   SYMKERN_DEVICE bool nearest(const double* m, double reach_error, bool& bijective) {
     __syncwarp();
     ++stamp;
     bijective = true;
+    if (close) return nearest_free(m, reach_error);
     for (int base = 0; base < n; base += 32) {
       const int k = base + gpu::lane();
       bool inside = true, fresh = true;
@@ -403,25 +427,58 @@ struct Search {
           match[order[k]] = order[j];
         }
       }
-      if (!warp_all(inside)) return false;
+      // work as the host counts it: up to the first atom without a partner
+      const unsigned failed = __ballot_sync(gpu::full_mask, !inside);
+      const bool counts = k < n && (failed == 0 || gpu::lane() < __ffs(static_cast<int>(failed)));
+      steps += gpu::reduce_add(gpu::full_mask, counts ? end[k] - begin[k] : 0);
+      if (failed != 0) return false;
       if (!warp_all(fresh)) bijective = false;
     }
     if (BUG != kNoSyncAfterMatch) __syncwarp();
     return true;
   }
 
+  SYMKERN_DEVICE bool nearest_free(const double* m, double reach_error) {
+    for (int i = 0; i < n; ++i) {
+      const int k = place[i];
+      double z[3], least;
+      multiply3(m, sorted + 3 * k, z);
+      int j = nearest_free_atom(z, sorted, begin[k] + gpu::lane(), end[k], 32, used, stamp, least);
+      for (int step = 16; step > 0; step /= 2) {
+        const double other_least = __shfl_xor_sync(gpu::full_mask, least, step);
+        const int other = __shfl_xor_sync(gpu::full_mask, j, step);
+        if (other >= 0 && (j < 0 || other_least < least || (other_least == least && other < j))) {
+          least = other_least, j = other;
+        }
+      }
+      steps += end[k] - begin[k];
+      const double reach = guess_reach(reach_error, radius[k], in.tolerance);
+      if (j < 0 || least > reach * reach) return false;
+      __syncwarp();
+      if (gpu::lane() == 0) used[j] = stamp, match[i] = order[j];
+      __syncwarp();
+    }
+    return true;
+  }
+
+  // Largest distance of an image under m from its partner in match.
+  SYMKERN_DEVICE double residual_of(const double* m) const {
+    double worst = 0;
+    for (int i = gpu::lane(); i < n; i += 32) {
+      const double d = residual_sq(m, y + 3 * i, y + 3 * match[i]);
+      if (d > worst) worst = d;
+    }
+    return sqrt(warp_max(worst));
+  }
+
   // The Kabsch matrix of match, in fitted, and its residual.
   SYMKERN_DEVICE void fit(int det) {
+    steps += fit_steps(n);
     double h[9] = {0, 0, 0, 0, 0, 0, 0, 0, 0};
     for (int i = gpu::lane(); i < n; i += 32) add_outer(y + 3 * match[i], y + 3 * i, h);
     for (double& x : h) x = gpu::warp_sum(x);
     kabsch3(h, det, fitted);
-    double worst = 0;
-    for (int i = gpu::lane(); i < n; i += 32) {
-      const double d = residual_sq(fitted, y + 3 * i, y + 3 * match[i]);
-      if (d > worst) worst = d;
-    }
-    residual = sqrt(warp_max(worst));
+    residual = residual_of(fitted);
   }
 
   // From the first guess to a permutation that is its own nearest match.
@@ -432,15 +489,20 @@ struct Search {
       fit(det);
       if (bijective && !close && residual <= 2 * in.tolerance) return true;
       for (int i = gpu::lane(); i < n; i += 32) last[i] = match[i];
-      if (round == 4 || !nearest(fitted, 1e300, bijective)) return false;
+      if (round == 4 || steps > kMaxSteps || !nearest(fitted, 1e300, bijective)) return false;
       bool same = true;
       for (int i = gpu::lane(); i < n; i += 32) same &= last[i] == match[i];
       if (warp_all(same)) return bijective;
     }
   }
 
-  // Accepts or rejects match; false only where there are too many operations.
+  // Accepts or rejects match, with all products of what is accepted; false after a problem.
   SYMKERN_DEVICE bool judge(int det) {
+    const int before = count;
+    return judge_alone(det) && (count == before || !shortcut || multiply());
+  }
+
+  SYMKERN_DEVICE bool judge_alone(int det) {
     decide(residual, in.tolerance, margin);
     const int64_t key = keys(match[keys.a], match[keys.b], det);
     if (residual > in.tolerance || key < 0) return true;
@@ -448,6 +510,32 @@ struct Search {
     const bool known = table[key] > 0;
     __syncwarp();
     return known || append(key, det);
+  }
+
+  // Judges all products with the newest operation, and those of what they give.
+  SYMKERN_DEVICE bool multiply() {
+    const int found = count - 1;
+    if (gpu::lane() == 0) generators[num_generators] = found;
+    ++num_generators;
+    __syncwarp();
+    for (int k = 0; k < count; ++k) {
+      for (int m = k < found ? num_generators - 1 : 0; m < num_generators; ++m) {
+        const OperationSet set = operations();
+        const int g = generators[m];
+        const int64_t key = set.product_key(k, g);
+        ++steps;
+        if (key < 0 || table[key] > 0) continue;
+        if (!within_budget()) return false;
+        __syncwarp();
+        const int32_t *p = set.permutation(k), *q = set.permutation(g);
+        for (int i = gpu::lane(); i < n; i += 32) match[i] = p[q[i]];
+        const int det = set.dets[k] * set.dets[g];
+        __syncwarp();
+        fit(det);
+        if (residual <= in.tolerance && !judge_alone(det)) return false;  // else judged again if it is matched
+      }
+    }
+    return true;
   }
 
   SYMKERN_DEVICE bool append(int64_t key, int det) {
@@ -535,7 +623,14 @@ struct Search {
     group = warp_first(group);
     __syncwarp();
     const OperationSet set = operations();
-    for (int i = gpu::lane(); i < n; i += 32) match[i] = orbit_of(set, chosen, num_chosen, i);
+    for (int i = gpu::lane(); i < n; i += 32) {
+      int32_t least = i;  // smallest image
+      for (int k = 0; k < num_chosen; ++k) {
+        const int32_t image = set.permutation(chosen[k])[i];
+        if (image < least) least = image;
+      }
+      match[i] = least;
+    }
     __syncwarp();
   }
 
@@ -551,9 +646,11 @@ struct Search {
         bool known = false;
         for (int m = 0; m < count && !known; ++m) {
           bool same = dets[m] == det;
+          ++steps;
           for (int i = gpu::lane(); i < n; i += 32) same &= permutations[static_cast<int64_t>(m) * n + i] == match[i];
           known = warp_all(same);
         }
+        if (!within_budget()) return false;
         if (known) continue;
         if (count >= max_operations(n)) return fail(SymmetryProblem::generated, count);
         fit(det);

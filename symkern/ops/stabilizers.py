@@ -38,6 +38,11 @@ def stabilizers(
     determinant (Kabsch, Acta Cryst. A32 (1976) 922). The definition mentions no axis and no atom order, so the result
     does not depend on how the molecule lies or is numbered. All decisions are made in fp64 from the given positions.
 
+    All operations are found if no two atoms of one species are closer than 4 `tolerance`: then an atom has one possible
+    partner. In other molecules partners are shared out one after the other, to each atom the nearest that is free, and
+    what is an operation by these partners is found: always the identity, and the plane of planar molecules, but of
+    permutations that differ by an exchange of close atoms usually one.
+
     Of 48,000 small molecules in a batch none waits for another: they run in parallel on all threads, and results are
     the same bits for any number of threads. No gradient flows through the result.
 
@@ -56,14 +61,15 @@ def stabilizers(
 
     Returns:
         Stabilizers. C1 (the identity alone), linear molecules, single atoms and empty molecules are answers, no errors.
-        Where `ambiguous` is set, operations may be missing: atoms in one place have no nearest partner.
+        `ambiguous` is set where atoms of one species are within 2 `tolerance`.
 
     Raises:
         TypeError: an argument is not a tensor.
         ValueError: wrong shapes, dtypes or devices; positions that are not finite; numbers below 1; a tolerance that is
-            not positive and finite, or so large for a molecule that more than 4 million pairs of atoms look alike; an
-            unknown policy; a batch that is negative or not sorted; a ptr that does not run from 0 to N; "generate"
-            where the products outnumber any point group.
+            not positive and finite, or so large for a molecule that more than 4 million pairs of atoms look alike, that
+            matching its atoms takes more than 1e9 distances (one or two seconds; every device counts the same work), or
+            that it has more operations than any point group of its atoms; an unknown policy; a batch that is negative
+            or not sorted; a ptr that does not run from 0 to N; "generate" where the products outnumber any point group.
     """
     check_tensor("positions", positions, hint="; for NumPy and ASE use symkern.host.point_group")
     check_tensor("numbers", numbers)
@@ -212,7 +218,7 @@ def _molecule(x: _Array, z: NDArray[np.int64], tol: float, policy: str, samples:
         if rank == 1:
             axis = axes[:, 2]
             result["axis"] = axis * np.sign(axis[np.abs(axis).argmax()])
-            p = _nearest(-x, x, z)
+            p = _nearest(-x, x, z, r, tol)
             if len(set(p)) == n:
                 residual = np.linalg.norm(-x - x[list(p)], axis=1).max()
                 decisions.append(residual)
@@ -258,10 +264,20 @@ def _about(axis: _Array, count: int) -> list[_Array]:
     return made
 
 
-def _nearest(y: _Array, x: _Array, z: NDArray[np.int64]) -> tuple[int, ...]:
-    """The nearest atom of the same species for each point of y."""
+def _nearest(y: _Array, x: _Array, z: NDArray[np.int64], r: _Array, tol: float) -> tuple[int, ...]:
+    """The nearest atom of the same species for each point of y; where atoms are close the nearest that is free."""
+    apart = np.where(z[:, None] == z, np.linalg.norm(x[:, None] - x, axis=-1), np.inf)
     d = np.where(z[:, None] == z, np.linalg.norm(y[:, None] - x, axis=-1), np.inf)
-    return tuple(d.argmin(1).tolist())
+    if (apart + np.diag(np.full(len(x), np.inf))).min(initial=np.inf) > 4 * tol:
+        return tuple(d.argmin(1).tolist())
+    d[np.abs(r[:, None] - r) > 2 * tol] = np.inf
+    partners = []
+    for row in d:
+        if not row.min() < np.inf:
+            return (0,) * len(x)  # no permutation
+        partners.append(int(row.argmin()))
+        d[:, partners[-1]] = np.inf
+    return tuple(partners)
 
 
 def _kabsch(x: _Array, p: tuple[int, ...], det: int) -> _Array:
@@ -286,18 +302,23 @@ def _candidates(x: _Array, z: NDArray[np.int64], r: _Array, tol: float) -> _Oper
         ]
 
     b = min((b for b in range(len(x)) if height[b] > 0.3 * height.max()), key=lambda b: (len(images(b)), b))
-    found: _Operations = {}
+    identity = tuple(range(len(x)))
+    plane = _kabsch(x, identity, -1)
+    found: _Operations = {
+        (identity, 1): (np.eye(3), 0.0),
+        (identity, -1): (plane, np.linalg.norm(x @ plane.T - x, axis=1).max()),
+    }
     for (i, j), det in product(images(b), (1, -1)):
         target, source = _bisectors(x[i], x[j]), _bisectors(x[a], x[b])
         if target is None or source is None:
             continue
         rotation = target @ np.diag([1, 1, det]) @ source.T
-        last, p = None, _nearest(x @ rotation.T, x, z)
+        last, p = None, _nearest(x @ rotation.T, x, z, r, tol)
         for _ in range(5):
             if p == last:
                 break
             last, rotation = p, _kabsch(x, p, det)
-            p = _nearest(x @ rotation.T, x, z)
+            p = _nearest(x @ rotation.T, x, z, r, tol)
         if p == last and len(set(p)) == len(p):
             found[(p, det)] = (rotation, np.linalg.norm(x @ rotation.T - x[list(p)], axis=1).max())
     return found

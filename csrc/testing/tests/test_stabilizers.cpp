@@ -75,6 +75,26 @@ Molecules every_kind() {
   return m;
 }
 
+// Atoms of one species within four tolerances, so that partners are shared out.
+Molecules close_atoms() {
+  Molecules m;
+  size_t from = 0;
+  const auto end = [&] { m.end(), m.turn(from), from = m.numbers.size(); };
+  m.atom(1, 0, 0, 0), m.atom(1, 0, 0, 0), m.atom(6, 2, 0, 0), m.atom(7, 0, 3, 0), end();  // Cs
+  for (int k = 0; k < 2; ++k) m.atom(1, 0, 0, 1), m.atom(1, 0, 0, -1);
+  m.atom(6, 0, 0, 0), end();  // linear
+  m.ring(6, 8, 0.1, 0, 0), end();
+  m.ring(6, 5, 2, 0.01, 0), m.ring(6, 5, 2, -0.01, 0), end();
+  m.ring(6, 17, 2, 0.01, 0), m.ring(6, 17, 2, -0.02, 0), m.ring(8, 1, 1, 1, 0), end();  // more than a warp
+  std::mt19937 random(7);
+  std::normal_distribution<> normal(0, 0.01);
+  for (int count : {2, 3}) {
+    for (int k = 0; k < 4; ++k) m.ring(7, count, 3 + normal(random), normal(random), normal(random) / 2);
+    end();
+  }
+  return m;
+}
+
 // Everything that the op returns, from either schedule.
 template <class T>
 struct Result {
@@ -128,7 +148,8 @@ stabilizers_cuda::Summary on_device(const Molecules& m, const std::vector<T>& x,
   };
   std::unique_ptr<Buffer<T>> operations, residuals;
   std::unique_ptr<Buffer<int64_t>> permutations, perm_ptr;
-  const stabilizers_cuda::Input<T> in{positions.data(), numbers.data(), ptr.data(), count, tolerance, policy, samples};
+  const stabilizers_cuda::Input<T> in{positions.data(), numbers.data(), ptr.data(), count,
+                                      tolerance,        policy,         samples,    false};
   const stabilizers_cuda::Summary found = stabilizers_cuda::find_stabilizers<BUG>(
       in, most, fixed, op_ptr.data(), memory,
       [&](int64_t ops, int64_t entries) {
@@ -193,6 +214,16 @@ void test_policies_and_samples() {
   }
 }
 
+void test_close_atoms() {
+  const Molecules m = close_atoms();
+  for (int policy : {0, 1}) {
+    for (double tolerance : {0.01, 0.03}) check_same<double>(m, tolerance, policy, 0);
+  }
+  const Result<double> r = on_host<double>(m, m.positions, 0.01, 0, 0);
+  CHECK_EQUAL(r.group[0], group_code(Family::cs));
+  CHECK_EQUAL(r.group[1], group_code(Family::dinfh));
+}
+
 void test_problems() {
   Molecules m = every_kind();
   Result<double> r;
@@ -230,6 +261,7 @@ void test_planted() {
 int main() {
   return symkern::testing::run_tests({{"every kind", test_every_kind},
                                       {"policies and samples", test_policies_and_samples},
+                                      {"close atoms", test_close_atoms},
                                       {"problems", test_problems},
                                       {"nothing", test_nothing},
                                       {"planted", test_planted}});
