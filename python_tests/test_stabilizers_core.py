@@ -398,3 +398,31 @@ def test_no_gradient_and_device_copies() -> None:
     assert copy.labels == sym.labels == ["Td"]
     assert torch.equal(copy.operations, sym.operations)
     assert repr(sym) == "Stabilizers(1 molecules, 24 operations: Td)"
+
+
+def test_bent_within_the_tolerance() -> None:
+    """A molecule that counts as linear turns around if any operation turns it around, not only the exact inversion."""
+    positions = torch.tensor([[1.0, 0, 0], [0, 0, 0], [-1, 0.02, 0]], dtype=torch.float64)
+    for sym in (sk.stabilizers(positions, torch.tensor([1, 8, 1])), _reference(positions, [1, 8, 1])):
+        assert sym.labels == ["Dinfh"]
+        assert sym.orbits.tolist() == [0, 1, 0]
+        assert float(sym.residuals.max()) < 0.01
+
+
+def test_immense_and_tiny_lengths() -> None:
+    """Where squares of squares overflow there is an error, not another answer."""
+    ring = torch.tensor([[1.0, 0, 0], [0, 1, 0], [-1, 0, 0], [0, -1, 0]], dtype=torch.float64)
+    numbers = torch.ones(4, dtype=torch.int64)
+    for scale in (1e-40, 1e-10, 1e10, 1e40):
+        assert sk.stabilizers(ring * scale, numbers, tolerance=0.01 * scale).labels == ["D4h"]
+    with pytest.raises(ValueError, match=r"positions must be within 1e45 of their centroid.*molecule 0"):
+        sk.stabilizers(ring * 1e160, numbers)
+    for tolerance in (1e-60, 1e60):
+        with pytest.raises(ValueError, match=r"tolerance must be 1e-45 .. 1e45"):
+            sk.stabilizers(ring, numbers, tolerance=tolerance)
+
+
+def _reference(positions: torch.Tensor, numbers: list[int]) -> sk.Stabilizers:
+    from symkern.ops.stabilizers import reference
+
+    return reference(positions, torch.tensor(numbers), ptr=torch.tensor([0, len(numbers)]))

@@ -30,7 +30,8 @@ class Stabilizers:
         permutations: (sum of G_b N_b,) int64 global atom indices: operation g of molecule b sends atom i to
             permutations[perm_ptr[g] + i - ptr[b]].
         perm_ptr: (G + 1,) int64.
-        residuals: (G,) max_i |R_g (x_i - c) - (x_p(i) - c)|, Å.
+        residuals: (G,) max_i |R_g (x_i - c) - (x_p(i) - c)|, Å. For the inversion of a linear molecule, which stands
+            for all operations that turn the line around, that of the one that fits best.
         centroid: (B, 3) unweighted mean of the positions, Å.
         orbits: (N,) int64 smallest global index among the atoms that operations send each atom to.
         order: (B,) int64 number of operations; 0 for continuous groups (linear molecules, single atoms, no atoms).

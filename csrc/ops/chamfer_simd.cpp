@@ -280,6 +280,7 @@ struct LoneSearch {
   S limit, certain;  // above the one nothing can win, below the other it must be looked at
 
   SYMKERN_FORMULA void consider(int64_t at) {
+    if (at >= tree.n) return;  // absent: infinitely far, as others may be where squares overflow
     const typename PointTree<S>::Leaf& leaf = tree.leaf[at / fan];
     const S y[3] = {leaf.r[0][at % fan], leaf.r[1][at % fan], leaf.r[2][at % fan]};
     const double d = nearest_distance_sq(x, y);

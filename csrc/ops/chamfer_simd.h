@@ -25,7 +25,8 @@ struct PointTree {
 
   const Leaf* leaf;
   const int32_t* id;  // (n), in the order of the leaves
-  int levels;         // the highest has one group
+  int64_t n;
+  int levels;  // the highest has one group
   const Group* level[kMaxLevels];
 };
 

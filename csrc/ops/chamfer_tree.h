@@ -19,7 +19,7 @@ class BuiltTree {
   BuiltTree(const T* points, int64_t n, const Parallel& parallel) : order_(points, n, parallel) {
     const int64_t leaves = groups_of(n);
     Leaf* leaf = arena_.allocate<Leaf>(leaves);
-    tree_.leaf = leaf, tree_.id = order_.id();
+    tree_.leaf = leaf, tree_.id = order_.id(), tree_.n = n;
     const Group* below = nullptr;
     for (int64_t nodes = leaves, groups; below == nullptr || nodes > 1; nodes = groups) {
       groups = groups_of(nodes);

@@ -31,6 +31,7 @@ int64_t check_input(const Tensor& positions, const Tensor& numbers, const Option
   if (!(tolerance > 0) || !std::isfinite(tolerance)) {
     bad_argument("tolerance must be positive and finite, got ", tolerance);
   }
+  if (tolerance < 1e-45 || tolerance > 1e45) bad_argument("tolerance must be 1e-45 .. 1e45, got ", tolerance);
   if (policy < 0 || policy > 2) bad_argument("policy must be 0 (closed), 1 (raw) or 2 (generate), got ", policy);
   if (samples < 0 || samples > 100'000) bad_argument("samples must be 0 .. 100000, got ", samples);
   const int64_t structures = check_structures(positions, batch, ptr);

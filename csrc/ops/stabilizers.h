@@ -33,6 +33,9 @@ SYMKERN_HD int64_t fit_steps(int64_t atoms) { return 256 + 16 * atoms; }  // and
 // Passes over all atoms alike before the search, which the search does not count.
 SYMKERN_HD int64_t preparation_steps(int64_t alike) { return 4 * alike; }
 
+// Beyond this, in units of positions, third powers of squares would overflow.
+SYMKERN_HD bool in_reach(double largest) { return largest < 1e45; }
+
 SYMKERN_HD void decide(double value, double tolerance, double& margin) {
   const double distance = fabs(value - tolerance);
   if (distance < margin) margin = distance;
@@ -327,6 +330,13 @@ SYMKERN_HD GroupCounts count_group(const OperationSet& set, const int32_t* membe
 }
 
 // ---- linear molecules ----------------------------------------------------------------------------------------------
+
+// Whether r turns the line around. (With the atoms left in place Kabsch finds a mirror plane through the axis.)
+SYMKERN_HD bool turns_around(const double* r, const double* axis) {
+  double image[3];
+  multiply3(r, axis, image);
+  return dot3(image, axis) < 0;
+}
 
 // Operation k of `samples` rotations about the axis and then as many mirror planes through it, times the inversion.
 SYMKERN_HD void linear_operation(const double* axis, int64_t k, int64_t samples, bool inverted, double* r) {

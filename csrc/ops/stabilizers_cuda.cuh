@@ -107,7 +107,7 @@ SYMKERN_DEVICE void write_linear(const Search<T, BUG>& s, const Ragged<T>& out, 
       out.permutations[entry + q * n + i] = s.first + j;
     }
     for (int c = 0; c < 9; ++c) out.operations[9 * (at + q) + c] = static_cast<T>(r[c]);
-    out.residuals[at + q] = static_cast<T>(sqrt(worst));
+    out.residuals[at + q] = static_cast<T>(inverted && samples == 0 ? s.residual : sqrt(worst));
     out.perm_ptr[at + q + 1] = entry + (q + 1) * n;
   }
 }

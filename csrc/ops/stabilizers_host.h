@@ -25,6 +25,9 @@ namespace symkern {
       throw std::invalid_argument("positions must be finite, but atom " + where + " has a NaN or infinite coordinate");
     case SymmetryProblem::number:
       throw std::invalid_argument("numbers must be at least 1, but atom " + where + " has " + found);
+    case SymmetryProblem::too_far:
+      throw std::invalid_argument("positions must be within 1e45 of their centroid, but those of molecule " + where +
+                                  " are not");
     case SymmetryProblem::images:
       throw std::invalid_argument("tolerance is too large for molecule " + where + ": at least " + found +
                                   " pairs of atoms may be images of its reference pair, at most 4000000 are tried");
@@ -114,7 +117,9 @@ void find_stabilizers(const StabilizersInput& in, const Parallel& parallel, cons
   std::mutex mutex;
   const StabilizerKernels& kernels = stabilizer_kernels();
 
-  parallel(molecules, 16, [&](int64_t begin, int64_t end) {
+  // a second thread is worth its start from a few thousand atoms on (docs/design.md, "Threads")
+  const int64_t atoms_in_all = std::max<int64_t>(in.ptr[molecules], 1), grain = 2048 * molecules / atoms_in_all + 1;
+  parallel(molecules, grain, [&](int64_t begin, int64_t end) {
     ThreadScratch memory;
     const Scratch scratch = memory.view();
     auto arena = std::make_unique<Arena>();

@@ -109,6 +109,7 @@ class Search {
       sum[k] = n_ > 0 ? sum[k] / static_cast<double>(n_) : 0;
       out_.centroid[k] = origin[k] + sum[k];
     }
+    bool far = false;
     largest_ = 0;
     for (double& m : moments_) m = 0;
     for (int64_t i = 0; i < n_; ++i) {
@@ -116,6 +117,7 @@ class Search {
       for (int k = 0; k < 3; ++k) y[k] -= sum[k];
       const double r2 = dot3(y, y);
       r_[i] = sqrt(r2);
+      far |= !in_reach(r_[i]);
       if (r_[i] > largest_) largest_ = r_[i];
       moments_[0] = fma(y[0], y[0], moments_[0]);
       moments_[1] = fma(y[1], y[1], moments_[1]);
@@ -124,7 +126,7 @@ class Search {
       moments_[4] = fma(y[0], y[2], moments_[4]);
       moments_[5] = fma(y[1], y[2], moments_[5]);
     }
-    return true;
+    return !far || fail(SymmetryProblem::too_far, 0);
   }
 
   bool sorts_before(int32_t i, int32_t j) const {
@@ -245,8 +247,15 @@ class Search {
     const double inversion[9] = {-1, 0, 0, 0, -1, 0, 0, 0, -1};
     bool inverts;
     inverts = nearest(inversion, 1e300, match_, inverts) && inverts;
+    double worst = 0;
     if (inverts) {
-      const double worst = residual(inversion, match_);
+      worst = residual(inversion, match_);
+      // atoms off the axis, by up to the tolerance, are farther from their images than another operation of the coset
+      // need leave them
+      for (int det = -1; det <= 1 && worst > tol_; det += 2) {
+        const double other = fit(match_, det, fit_);
+        if (other < worst && turns_around(fit_, out_.axis)) worst = other;
+      }
       decide(worst, tol_, out_.margin);
       inverts = worst <= tol_;
     }
@@ -261,7 +270,7 @@ class Search {
         } else {
           r[0] = r[4] = r[8] = inverted ? -1 : 1;
         }
-        append(p, 1, r, residual(r, p));
+        append(p, 1, r, inverted && in_.samples == 0 ? worst : residual(r, p));
       }
     }
     choose_all();

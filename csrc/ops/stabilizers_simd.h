@@ -9,7 +9,7 @@
 
 namespace symkern {
 
-enum class SymmetryProblem : int { none = 0, not_finite, number, images, steps, operations, generated };
+enum class SymmetryProblem : int { none = 0, not_finite, number, too_far, images, steps, operations, generated };
 
 struct MoleculeInput {
   const void* positions;  // of the whole batch, (N, 3) double or float

@@ -1,7 +1,7 @@
 // One molecule of stabilizers on the device: a warp whose lanes share loops over atoms, images and operations. What
 // decides is the host's (ops/stabilizers.h), and so is the order of the search: operations are found in the same order
-// and the same work is counted (ties of rounding between equivalent reference pairs apart), so that both schedules
-// refuse the same input. Torch-free; runs under the SIMT shim.
+// and the same work is counted, so that both schedules refuse the same input unless it is near the bound, where
+// rounding in the choice between equivalent reference pairs can tell. Torch-free; runs under the SIMT shim.
 #pragma once
 
 #include "core/gpu.h"
@@ -179,10 +179,12 @@ struct Search {
     }
     if (bad_number < n) return fail(SymmetryProblem::number, bad_number);
     if (bad_position < n) return fail(SymmetryProblem::not_finite, bad_position);
+    bool far = false;
     for (int i = gpu::lane(); i < n; i += 32) {
       double* v = y + 3 * i;
       for (int c = 0; c < 3; ++c) v[c] -= sum[c];
       r[i] = sqrt(dot3(v, v));
+      far |= !in_reach(r[i]);
       if (r[i] > largest) largest = r[i];
       const double products[6] = {v[0] * v[0], v[1] * v[1], v[2] * v[2], v[0] * v[1], v[0] * v[2], v[1] * v[2]};
       for (int c = 0; c < 6; ++c) moments[c] += products[c];
@@ -190,7 +192,7 @@ struct Search {
     largest = warp_max(largest);
     for (int c = 0; c < 6; ++c) moments[c] = gpu::warp_sum(moments[c]);
     if (BUG != kNoSyncBeforeSort) __syncwarp();
-    return true;
+    return !warp_any(far) || fail(SymmetryProblem::too_far, 0);
   }
 
   SYMKERN_DEVICE int64_t species(int k) const { return in.numbers[first + order[k]]; }
@@ -279,7 +281,12 @@ struct Search {
     const double inversion[9] = {-1, 0, 0, 0, -1, 0, 0, 0, -1};
     inverts = nearest(inversion, 1e300, inverts) && inverts;
     if (inverts) {
-      const double worst = residual_of(inversion);
+      double worst = residual_of(inversion);
+      for (int det = -1; det <= 1 && worst > in.tolerance; det += 2) {  // see the host
+        fit(det);
+        if (residual < worst && turns_around(fitted, axis)) worst = residual;
+      }
+      residual = worst;
       decide(worst, in.tolerance, margin);
       inverts = worst <= in.tolerance;
     }

@@ -220,7 +220,11 @@ def _molecule(x: _Array, z: NDArray[np.int64], tol: float, policy: str, samples:
             result["axis"] = axis * np.sign(axis[np.abs(axis).argmax()])
             p = _nearest(-x, x, z, r, tol)
             if len(set(p)) == n:
-                residual = np.linalg.norm(-x - x[list(p)], axis=1).max()
+                # of the operations that turn the line around, the one that fits best
+                fits = [-np.eye(3), *(_kabsch(x, tuple(p), det) for det in (-1, 1))]
+                fits = [m for m in fits if axis @ m @ axis < 0]
+                misses = [np.linalg.norm(x @ m.T - x[list(p)], axis=1).max() for m in fits]
+                residual = misses[0] if misses[0] <= tol else min(misses)
                 decisions.append(residual)
                 if residual <= tol:
                     operations[(p, -1)] = (-np.eye(3), residual)
