@@ -5,21 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from symkern import _library as _library
+from symkern._check import check_instance, check_tensor
+from symkern.canonical import Canonical
 from symkern.neighbors import Neighbors
 from symkern.ops.edge_vectors import edge_vectors
 from symkern.ops.local_coordinates import local_coordinates
 from symkern.ops.neighbor_list import neighbor_list
-from symkern.ops.reference_neighbors import reference_neighbors
+from symkern.ops.reference_neighbors import check_graph, reference_neighbors
 from symkern.ops.spherical_features import spherical_features
-
-if TYPE_CHECKING:
-    from symkern.canonical import Canonical
 
 
 @dataclass(eq=False, repr=False)
@@ -95,10 +93,12 @@ def sann_graphs(canonical: Canonical, cutoff: float = 8.0) -> SannGraphs:
         The graphs, on the device of the molecules. No gradient flows through them.
 
     Raises:
+        TypeError: `canonical` is not Canonical.
         ValueError: a cutoff that is not positive and finite.
     """
     if not 0 < cutoff < math.inf:
         raise ValueError(f"cutoff must be positive and finite, got {cutoff}")
+    check_instance("canonical", canonical, Canonical, "symkern.canonicalize")
     sym, positions = canonical.sym, canonical.positions.detach()
     tie = 2 * float(sym.tolerance)
     atoms = torch.arange(positions.shape[0], device=positions.device)
@@ -170,6 +170,9 @@ def sann_edge_features(
         TypeError: `positions` is not a tensor, or `nb` not a graph.
         ValueError: shapes, dtypes or devices that do not fit; sizes or a cutoff out of range; a graph with a cell.
     """
+    check_graph(nb)
+    check_tensor("positions", positions)
+    check_tensor("references", references, optional=True)
     if references is None:
         references = reference_neighbors(positions, nb, tie=tie)
     local, tau = local_coordinates(edge_vectors(positions, nb), nb, references)
