@@ -199,20 +199,21 @@ def _across(positions: Tensor, ptr: Tensor, symmetric: Tensor, cutoff: float) ->
     molecule = torch.repeat_interleave(
         torch.arange(symmetric.shape[0], device=ptr.device), ptr.diff(), output_size=len(nodes)
     )
-    if not bool(symmetric.all()):
-        # the radius graph of all, where symmetric molecules are replaced
-        near = neighbor_list(positions, cutoff, ptr=ptr, self_loops=True)
-        near_index = near.edge_index[:, ~symmetric[molecule[near.receivers]]]
-        kept = nodes[symmetric[molecule]]
-    else:
-        near_index, kept = ptr.new_empty((2, 0)), nodes
-    sizes = torch.where(symmetric, ptr.diff(), 0)
-    edge_index, _ = _joined(molecule[kept], kept, _starts(sizes))
-    edge_index = torch.stack([edge_index[0], kept[edge_index[1]]])
-    edge_index = torch.cat([near_index, edge_index], 1)
-    edge_index = edge_index[:, torch.argsort(edge_index[1] * len(nodes) + edge_index[0])]
-    row_ptr = _starts(torch.bincount(edge_index[1], minlength=len(nodes)))
-    return _graph(edge_index, row_ptr, ptr)
+    if bool(symmetric.all()):
+        return _graph(*_joined(molecule, nodes, ptr), ptr)
+    # the radius graph of all, where the rows of symmetric molecules are replaced
+    near = neighbor_list(positions, cutoff, ptr=ptr, self_loops=True)
+    replaced = symmetric[molecule]
+    kept = nodes[replaced]
+    full, _ = _joined(molecule[kept], kept, _starts(torch.where(symmetric, ptr.diff(), 0)))
+    counts = torch.where(replaced, ptr.diff()[molecule], near.row_ptr.diff())
+    row_ptr = _starts(counts)
+    receivers = torch.repeat_interleave(nodes, counts, output_size=int(row_ptr[-1]))
+    of_full = replaced[receivers]
+    senders = torch.empty_like(receivers)
+    senders[of_full] = full[0]
+    senders[~of_full] = near.senders[~replaced[near.receivers]]
+    return _graph(torch.stack([senders, receivers]), row_ptr, ptr)
 
 
 def _graph(edge_index: Tensor, row_ptr: Tensor, ptr: Tensor) -> Neighbors:
