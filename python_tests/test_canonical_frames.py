@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import point_groups
@@ -17,6 +18,7 @@ from scipy.optimize import linear_sum_assignment
 import symkern as sk
 from symkern.testing.frames import reference
 
+WATER_X = [[0.0, 0, 0.12], [0, 0.76, -0.48], [0, -0.76, -0.48]]
 EXACT = 1e-5  # Å
 IDEAL = [s for s in point_groups.ideal_molecules() if len(s.numbers) < 100]
 CONSTRUCTED = [s for s in point_groups.all_constructed() if len(s.numbers) < 130]
@@ -322,3 +324,47 @@ def test_wrong_stabilizers_are_refused() -> None:
         found.apply(x, "tensor")
     with pytest.raises(ValueError, match=r"x must have shape \(N, ..., 3\) with N = 8, got \(7, 3\)"):
         found.restore(x[1:])
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
+def test_numbers_of_any_integer_dtype(dtype: torch.dtype) -> None:
+    x, z = torch.tensor(WATER_X, dtype=torch.float64), torch.tensor([8, 1, 1])
+    expected, found = sk.canonicalize(x, z), sk.canonicalize(x, z.to(dtype))
+    assert torch.equal(found.positions, expected.positions)
+    assert torch.equal(sk.canonicalize(x, z.to(dtype), sym=expected.sym).frames, expected.frames)
+    with pytest.raises(ValueError, match="numbers must be integers, got float64"):
+        sk.canonical_frames(x, x[:, 0], sym=expected.sym)
+
+
+def test_autocast_leaves_positions_alone() -> None:
+    x, z = torch.tensor(WATER_X), torch.tensor([8, 1, 1])
+    expected = sk.canonicalize(x, z)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = sk.canonicalize(x, z)
+        back = found.restore(found.apply(x, "point"), "point")
+    assert torch.equal(found.positions, expected.positions)
+    torch.testing.assert_close(back, x)
+
+
+def test_wrong_objects_are_named(tmp_path: Path) -> None:
+    x, z = torch.tensor(WATER_X), torch.tensor([8, 1, 1])
+    canonical = sk.canonicalize(x, z)
+    graphs = sk.sann_graphs(canonical)
+    for call, match in (
+        (
+            lambda: sk.sann_graphs(canonical.sym),
+            r"canonical must be symkern\.Canonical, as symkern\.canonicalize makes",
+        ),
+        (
+            lambda: sk.symmetrize(x),
+            r"sym must be symkern\.Stabilizers, as symkern\.stabilizers makes it, got torch.Tensor",
+        ),
+        (lambda: sk.asymmetric_unit(canonical), r"sym must be .*, got symkern\.canonical\.Canonical"),
+        (lambda: sk.canonicalize(x, z, sym=canonical), r"sym must be symkern\.Stabilizers"),
+        (lambda: sk.sann_edge_features(x, graphs, 8.0, 2, 2), r"nb must be symkern\.Neighbors"),
+        (lambda: sk.sann_edge_features(canonical, graphs.within, 8.0, 2, 2), r"positions must be a torch\.Tensor"),
+        (lambda: sk.sann_edge_features(x, graphs.within, 8.0, 2, 2, references=graphs), r"references must be a torch"),
+        (lambda: sk.symmetry_picture(canonical.sym, tmp_path / "x.png"), r"sym must be symkern\.Stabilizers"),
+    ):
+        with pytest.raises(TypeError, match=match):
+            call()

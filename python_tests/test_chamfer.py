@@ -201,6 +201,31 @@ def test_half_precision_is_summed_in_fp32(dtype, device):
     assert grad.unique().tolist() == [-2, 0]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_one_of_two_in_half_precision(dtype, device):
+    x, y = torch.rand(2, 7, 3, device=device).to(dtype).requires_grad_(), torch.rand(2, 7, 3, device=device)
+    value = sk.chamfer(x, y, direction="both")
+    assert value.dtype == torch.float32
+    assert torch.equal(value, sk.chamfer(x.float(), y, direction="both"))
+    assert torch.equal(value, sk.chamfer(y, x, direction="both"))
+    assert torch.autograd.grad(value.sum(), x)[0].dtype == dtype
+    assert sk.chamfer(x, y.double()).dtype == torch.float64
+    for other in (y.to({torch.float16: torch.bfloat16, torch.bfloat16: torch.float16}[dtype]), y.long()):
+        with pytest.raises(ValueError, match="y must have the dtype of x"):
+            sk.chamfer(x, other)
+    with pytest.raises(ValueError, match="y must have the dtype of x"):
+        sk.chamfer(y, y.double())
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_types_of_any_integer_dtype(dtype):
+    x, y, kinds = torch.rand(6, 3), torch.rand(6, 3), torch.tensor([1, 1, 6, 8, 8, 8])
+    expected = sk.chamfer(x, y, x_type=kinds, y_type=kinds)
+    assert torch.equal(sk.chamfer(x, y, x_type=kinds.to(dtype), y_type=kinds), expected)
+    with pytest.raises(ValueError, match="y_type must be integers, got float32"):
+        sk.chamfer(x, y, x_type=kinds, y_type=kinds.float())
+
+
 def test_gradient_of_a_shared_target(device):
     x = torch.tensor([[0.0, 0, 0], [1, 0, 0], [10, 0, 0]], device=device, requires_grad=True)
     y = torch.tensor([[0.5, 0, 0], [7, 0, 0], [99, 0, 0]], device=device, requires_grad=True)

@@ -53,6 +53,23 @@ def test_known_value_and_dtype() -> None:
     assert index.tolist() == [1, 0]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(dtype: torch.dtype) -> None:
+    x, y = (cloud(s, 5, 3).to(dtype).requires_grad_() for s in (0, 1))
+    expected = sk.emd(x.double(), y.double())
+    for other in (y, y.float(), y.double()):
+        assert torch.equal(sk.emd(x, other), expected)
+        assert torch.equal(sk.emd(other, x), expected)
+    assert torch.autograd.grad(sk.emd(x, y).sum(), x)[0].dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
+def test_types_of_any_integer_dtype(dtype: torch.dtype) -> None:
+    x, y, kinds = cloud(0, 4, 3), cloud(1, 4, 3), torch.tensor([1, 6, 1, 8])
+    expected = sk.emd(x, y, x_type=kinds, y_type=kinds)
+    assert torch.equal(sk.emd(x, y, x_type=kinds.to(dtype), y_type=kinds), expected)
+
+
 def test_gradients_given_the_assignment() -> None:
     x, y = (cloud(s, 5, 3).requires_grad_() for s in (0, 1))
     assert torch.autograd.gradcheck(sk.emd, (x, y))
@@ -83,9 +100,9 @@ PTR = torch.tensor([0, 1, 3])
         ((X, X), {"x_type": PTR}, r"x_type and y_type must be given together"),
         ((X, X), {"x_type": PTR, "y_type": PTR + 1}, r"y_type must have the types of x_type in other order"),
         ((X, X), {"x_type": PTR[1:], "y_type": PTR}, r"x_type must have shape \(3,\), got \(2,\)"),
-        ((X, X), {"x_type": PTR.int(), "y_type": PTR}, r"x_type must be int64, got int32"),
+        ((X, X), {"x_type": X[:, 0], "y_type": X[:, 0]}, r"x_type must be integers, got float32"),
         ((X, X.double()), {}, r"y must be float32, as x is, got float64"),
-        ((X.long(), X.long()), {}, r"x must be float32 or float64, got int64"),
+        ((X.long(), X.long()), {}, r"x must be float32, float64, float16 or bfloat16, got int64"),
         ((X[:, :2], X), {}, r"x must have shape \(N, 3\), got \(3, 2\)"),
         ((X, X + torch.nan), {}, r"must be finite, but structure 0 is not"),
     ],

@@ -134,6 +134,22 @@ def test_a_tolerance_that_decides_is_noted(run):
     assert again[0][3] != "Ih"
 
 
+def test_symmetry_that_noise_hides_is_named(run):
+    noise = np.random.default_rng(0).normal(scale=0.01, size=(12, 3))
+    benzene = molecule("C6H6")
+    benzene.positions += noise
+    write("noisy.xyz", [benzene, molecule("CH4")])
+    out = run("noisy.xyz")[1]
+    hidden, exact = rows(out)
+    assert (hidden[3], hidden[-1]) == ("C1", "D6h at 0.0500")
+    assert "D6h" not in " ".join(exact)
+    assert "X at t: with a tolerance of t Å it would be X" in out
+    (found, _) = json.loads(run("noisy.xyz", "--format", "json")[1])
+    assert found["other_tolerances"] == [{"tolerance": 0.05, "point_group": "D6h"}]
+    write("methane.xyz", molecule("CH4"))
+    assert " at t" not in run("methane.xyz")[1]  # no note, nothing to explain
+
+
 def test_operations_that_form_no_group_are_noted(run):
     write("noisy.xyz", distorted())
     tolerances = np.linspace(0.003, 0.02, 18)
@@ -281,6 +297,19 @@ def test_symmetrize_a_file(run):
     moved = np.linalg.norm(made[0].positions - distorted().positions, axis=1).max()
     assert float(rows(out)[0][8]) == pytest.approx(moved, abs=1e-4)
     assert 0 < moved < 0.05
+
+
+def test_what_belongs_to_the_old_positions_is_left_out(run):
+    atoms = distorted()
+    atoms.info |= {"REF_energy": -1.0, "source": "here"}
+    atoms.set_array("dft_forces", np.zeros((12, 3)))
+    write("noisy.extxyz", atoms)
+    code, _, err = run("noisy.extxyz", "--tolerance", "0.05", "--symmetrize", "exact.extxyz")
+    assert code == 0
+    assert "exact.extxyz: without REF_energy, dft_forces, which belong to the positions in noisy.extxyz" in err
+    made = read("exact.extxyz")
+    assert made.info == {"source": "here"}
+    assert set(made.arrays) == {"numbers", "positions"}
 
 
 def test_symmetrize_to_a_directory_keeps_names_and_formats(run, tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
 
 import pytest
 import torch
@@ -14,16 +13,13 @@ import symkern as sk
 from symkern.testing.geometry import generator, random_rotation
 
 
-@dataclass
-class InFrame:
-    """As `symkern.Canonical`, for molecules whose positions are canonical as they are."""
-
-    positions: Tensor
-    orbit_rank: Tensor
-    sym: sk.Stabilizers
+def as_they_are(positions: Tensor, orbit_rank: Tensor, sym: sk.Stabilizers) -> sk.Canonical:
+    """Molecules whose positions are canonical as they are."""
+    frames = torch.eye(3, dtype=positions.dtype).expand(len(sym), 3, 3)
+    return sk.Canonical(frames, positions, positions.new_full((len(sym),), math.inf), orbit_rank, sym)
 
 
-def in_frame(*molecules: tuple[Tensor, list[int]], noise: float = 0.0, seed: int = 0) -> InFrame:
+def in_frame(*molecules: tuple[Tensor, list[int]], noise: float = 0.0, seed: int = 0) -> sk.Canonical:
     """Orbits ranked by size (small first), species, and distance from the centroid."""
     positions = torch.cat([torch.zeros(0, 3, dtype=torch.float64), *(x for x, _ in molecules)])
     positions = positions + noise * (2 * torch.rand(positions.shape, generator=generator(seed)) - 1)
@@ -41,7 +37,7 @@ def in_frame(*molecules: tuple[Tensor, list[int]], noise: float = 0.0, seed: int
         ranked = sorted(keys, key=lambda root: keys[root])
         for i in atoms:
             rank[i] = ranked.index(int(sym.orbits[i]))
-    return InFrame(positions, rank, sym)
+    return as_they_are(positions, rank, sym)
 
 
 WATER = torch.tensor([[0, 0, -0.05], [0.76, 0, 0.4], [-0.76, 0, 0.4]], dtype=torch.float64), [8, 1, 1]
@@ -81,7 +77,7 @@ def check_graph(nb: sk.Neighbors) -> None:
     assert (nb.reverse >= 0).all()
 
 
-def by_loops(canonical: InFrame, cutoff: float) -> tuple[list, list, list, list]:
+def by_loops(canonical: sk.Canonical, cutoff: float) -> tuple[list, list, list, list]:
     """class_of, representatives, edges within, edges across; without ties."""
     sym, x = canonical.sym, canonical.positions
     classes: list[list[int]] = []
@@ -249,9 +245,7 @@ def test_features_of_both_graphs() -> None:
 def test_device_and_errors(device) -> None:
     canonical = in_frame(*ALL)
     graphs = sk.sann_graphs(canonical)
-    there = sk.sann_graphs(
-        InFrame(canonical.positions.to(device), canonical.orbit_rank.to(device), canonical.sym.to(device))
-    )
+    there = sk.sann_graphs(canonical.to(device))
     for name in ("representatives", "class_of", "members", "member_ptr", "within_references", "across_references"):
         assert torch.equal(getattr(there, name).cpu(), getattr(graphs, name))
         assert torch.equal(getattr(graphs.to(device), name), getattr(there, name))

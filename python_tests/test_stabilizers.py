@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -379,3 +380,26 @@ def test_cuda_gives_the_same(dtype: torch.dtype) -> None:
     for name in ("operations", "residuals", "centroid", "axis", "margin"):
         torch.testing.assert_close(getattr(here, name), getattr(there, name).cpu(), atol=rounding, rtol=0)
     assert all(f.label == g for f, g in zip(separate(there), here.labels, strict=True))
+
+
+def test_one_molecule_of_a_batch() -> None:
+    structures = [molecule(name) for name in ("CH4", "CO2", "H2O", "H", "C6H6")]
+    sym = sk.transforms.from_ase(structures)
+    assert len(sym) == len(list(sym)) == 5
+    for b, (atoms, one) in enumerate(zip(structures, sym, strict=True)):
+        expected = sk.transforms.from_ase(atoms)
+        for field in fields(expected):
+            found, wanted = getattr(one, field.name), getattr(expected, field.name)
+            assert torch.equal(found, wanted) if isinstance(wanted, torch.Tensor) else found == wanted, (b, field.name)
+    assert sym[-1].labels == ["D6h"]
+    with pytest.raises(IndexError, match=r"index must be -5 \.\. 4, got 5"):
+        sym[5]
+
+
+def test_host_takes_lists_of_atoms() -> None:
+    structures = [molecule(name) for name in ("CH4", "H2O", "C6H6")]
+    assert [g.label for g in host.point_groups(structures, tolerance=0.02)] == ["Td", "C2v", "D6h"]
+    with pytest.raises(ValueError, match="positions are Atoms objects, which bring their own numbers"):
+        host.point_groups(structures, structures[0].numbers)
+    with pytest.raises(ValueError, match=r"brings its own numbers.*did you mean tolerance=0\.1\?"):
+        host.point_group(structures[0], 0.1)

@@ -545,3 +545,25 @@ def test_forward_mode_is_refused() -> None:
     x = draw(0, sym)
     with pytest.raises(RuntimeError, match=r"symkern\.symmetric_mse has no forward-mode derivative"):
         torch.func.jvp(lambda v: sk.symmetric_mse(v, x, sym)[0], (x,), (x,))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_one_of_two_in_half_precision(loss: str, dtype: torch.dtype) -> None:
+    """A network's output under autocast against labels in fp32, and the other way around."""
+    sym = cast_floats(molecules("methane", "CO2")(0), torch.float32)
+    rows = [draw(k, sym).to(dtype).requires_grad_() for k in (0, 1)]
+    expected, same = evaluate(loss, rows[0].float(), rows[1].float(), sym)
+    for pred, target in ((rows[0], rows[1].float()), (rows[0].float(), rows[1])):
+        value, which = evaluate(loss, pred, target, sym)
+        assert value.dtype == torch.float32
+        assert torch.equal(value, expected)
+        assert torch.equal(which, same)
+        assert torch.autograd.grad(value.sum(), rows[0])[0].dtype == dtype
+    for pred, target in (
+        (rows[0].float(), rows[1].double()),
+        (rows[0], rows[1].long()),
+        (rows[0].half(), rows[1].bfloat16()),
+    ):
+        with pytest.raises(ValueError, match=r"target must be .*, as pred is, got "):
+            evaluate(loss, pred, target, sym)

@@ -147,6 +147,7 @@ def test_elements_of_benzene():
     for axis in shown.axes[1:]:
         through = (np.linalg.norm(np.cross(shown.positions, axis.direction), axis=1) < 1e-3).sum()
         assert (axis.names[0], through) in {("C2′", 4), ("C2″", 0)}
+    assert len({axis.color for axis in shown.axes}) == 3  # C6, C2′ and C2″
     assert shown.inversion
     assert len(shown.bonds) == 12
     assert shown.order == 24

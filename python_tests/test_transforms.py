@@ -207,7 +207,7 @@ def test_settings_must_agree():
 
 def test_what_is_refused():
     pos, z = ring(6)
-    with pytest.raises(ValueError, match="AddSymmetry, got one without sym_operations"):
+    with pytest.raises(ValueError, match=r"no stored symmetry: apply symkern\.transforms\.AddSymmetry first"):
         stabilizers_of(Data(pos=pos, z=z))
     for missing in ("pos", "z"):
         values = {"pos": pos, "z": z, missing: None}

@@ -8,12 +8,37 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+HALF = (torch.float16, torch.bfloat16)
+
 
 def check_tensor(name: str, value: Any, *, optional: bool = False, hint: str = "") -> None:
     """Raise TypeError unless `value` is a tensor (or None, if that is allowed)."""
     if not isinstance(value, Tensor) and not (optional and value is None):
         kind = type(value)
         raise TypeError(f"{name} must be a torch.Tensor, got {kind.__module__}.{kind.__qualname__}{hint}")
+
+
+def check_instance(name: str, value: Any, kind: type, maker: str) -> None:
+    """Raise TypeError unless `value` is what `maker` makes."""
+    if not isinstance(value, kind):
+        found = type(value)
+        got = f"{found.__module__}.{found.__qualname__}"
+        raise TypeError(f"{name} must be symkern.{kind.__name__}, as {maker} makes it, got {got}")
+
+
+def whole(name: str, value: Tensor) -> Tensor:
+    """`value` as int64; ValueError if it does not hold integers."""
+    if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+        raise ValueError(f"{name} must be integers, got {str(value.dtype)[6:]}")
+    return value.to(torch.int64)
+
+
+def same_precision(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """If one of two tensors has half precision, as under autocast, it gets the dtype of the other."""
+    full = (torch.float32, torch.float64)
+    if x.dtype in HALF and y.dtype in full:
+        return x.to(y.dtype), y
+    return (x, y.to(x.dtype)) if y.dtype in HALF and x.dtype in full else (x, y)
 
 
 def check_reverse_mode(op: str, *inputs: Tensor | None) -> None:

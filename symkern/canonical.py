@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -10,6 +10,13 @@ from torch import Tensor
 from symkern.stabilizer import Stabilizers
 
 KINDS = ("vector", "pseudovector", "point")
+
+
+def rotated(x: Tensor, frames: Tensor) -> Tensor:
+    """(N, ..., 3) vectors times (N, 3, 3); in their dtype under autocast too, unlike a product of matrices."""
+    frames = frames.reshape(-1, *[1] * (x.dim() - 2), 3, 3)
+    out: Tensor = (x.unsqueeze(-1) * frames).sum(-2)
+    return out
 
 
 @dataclass(eq=False, repr=False)
@@ -46,13 +53,17 @@ class Canonical:
         self._check(x, kind)
         if kind == "point":
             x = x - self._centers(x)
-        return torch.einsum("n...k,nkc->n...c", x, self._frames(x, kind))
+        return rotated(x, self._frames(x, kind))
 
     def restore(self, x: Tensor, kind: str = "vector") -> Tensor:
         """Out of the canonical frame: the inverse of `apply`."""
         self._check(x, kind)
-        x = torch.einsum("n...c,nkc->n...k", x, self._frames(x, kind))
+        x = rotated(x, self._frames(x, kind).mT)
         return x + self._centers(x) if kind == "point" else x
+
+    def to(self, device: torch.device | str) -> Canonical:
+        """A copy on `device`."""
+        return Canonical(*(getattr(self, f.name).to(device) for f in fields(self)))
 
     def _check(self, x: Tensor, kind: str) -> None:
         if kind not in KINDS:

@@ -88,6 +88,8 @@ def elements_of(operations: _Array, permutations: _Whole, code: int) -> list[Ele
         permutations: (G, N) local indices.
         code: of the group.
     """
+    if len(operations) == 1:  # most molecules of most sets
+        return [Element("E", np.zeros(3), 1, 0)]
     turns = [_turn(r) for r in np.asarray(operations, dtype=np.float64)]
     family, fold = FAMILIES[code >> 16], code & 0xFFFF
     if family in ("Cinfv", "Dinfh"):
@@ -203,6 +205,8 @@ def _two_classes(
 def site_symmetry_of(elements: list[Element], permutations: _Whole, orbits: _Whole, code: int) -> list[tuple[int, str]]:
     """(smallest atom, Schoenflies symbol of the operations that keep this atom) for each orbit of one molecule."""
     family = FAMILIES[code >> 16]
+    if family == "C1" and len(elements) == 1:
+        return [(atom, "C1") for atom in range(len(orbits))]
     sites = []
     for atom in np.unique(orbits).tolist():
         kept = [e for e, p in zip(elements, permutations, strict=True) if p[atom] == atom]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -211,8 +212,8 @@ def point_group(
 
 
 def point_groups(
-    positions: ArrayLike,
-    numbers: ArrayLike,
+    positions: ArrayLike | Sequence[Any],
+    numbers: ArrayLike | None = None,
     *,
     batch: ArrayLike | None = None,
     ptr: ArrayLike | None = None,
@@ -224,7 +225,7 @@ def point_groups(
     """`point_group` of each molecule of a batch; permutations and orbits count from the molecule's first atom.
 
     Args:
-        positions: (N, 3), Å.
+        positions: (N, 3), Å; or a sequence of `ase.Atoms`, which bring their own numbers and need no `batch` or `ptr`.
         numbers: (N,) integers of at least 1.
         batch: (N,) sorted molecule of each atom.
         ptr: (B + 1,) starts of the molecules, instead of `batch`.
@@ -236,6 +237,15 @@ def point_groups(
     """
     if not 1 <= threads <= 1024:
         raise ValueError(f"threads must be 1 .. 1024, got {threads}")
+    frames: list[Any] = list(positions) if isinstance(positions, (list, tuple)) else []
+    if frames and all(_is_atoms(frame) for frame in frames):
+        if numbers is not None or batch is not None or ptr is not None:
+            raise ValueError(
+                "positions are Atoms objects, which bring their own numbers: do not give numbers, batch or ptr too"
+            )
+        ptr = np.cumsum([0, *map(len, frames)])
+        positions = np.concatenate([frame.get_positions() for frame in frames])
+        numbers = np.concatenate([frame.get_atomic_numbers() for frame in frames])
     r, z = _molecule(positions, numbers)
     starts = _starts(len(r), batch, ptr, None)
     found = _stabilizers(r, z, starts, tolerance, policy, samples, threads)
@@ -243,10 +253,15 @@ def point_groups(
     return [_point_group(found, b, bounds[b], bounds[b + 1], float(tolerance)) for b in range(len(bounds) - 1)]
 
 
+def _is_atoms(value: Any) -> TypeGuard[Any]:
+    return hasattr(value, "get_positions") and hasattr(value, "get_atomic_numbers")
+
+
 def _molecule(positions: ArrayLike | Any, numbers: ArrayLike | None) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    if hasattr(positions, "get_positions") and hasattr(positions, "get_atomic_numbers"):
+    if _is_atoms(positions):
         if numbers is not None:
-            raise ValueError("positions is an Atoms object, which brings its own numbers: do not give them too")
+            hint = f"; did you mean tolerance={numbers}?" if isinstance(numbers, float) else ""
+            raise ValueError(f"positions is an Atoms object, which brings its own numbers: do not give them too{hint}")
         positions, numbers = positions.get_positions(), positions.get_atomic_numbers()
     r = _floats(positions, "positions")
     if r.ndim != 2 or r.shape[1] != 3:

@@ -5,21 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from symkern import _library as _library
+from symkern._check import check_instance, check_tensor
+from symkern.canonical import Canonical
 from symkern.neighbors import Neighbors
 from symkern.ops.edge_vectors import edge_vectors
 from symkern.ops.local_coordinates import local_coordinates
 from symkern.ops.neighbor_list import neighbor_list
-from symkern.ops.reference_neighbors import reference_neighbors
+from symkern.ops.reference_neighbors import check_graph, reference_neighbors
 from symkern.ops.spherical_features import spherical_features
-
-if TYPE_CHECKING:
-    from symkern.canonical import Canonical
 
 
 @dataclass(eq=False, repr=False)
@@ -95,10 +93,12 @@ def sann_graphs(canonical: Canonical, cutoff: float = 8.0) -> SannGraphs:
         The graphs, on the device of the molecules. No gradient flows through them.
 
     Raises:
+        TypeError: `canonical` is not Canonical.
         ValueError: a cutoff that is not positive and finite.
     """
     if not 0 < cutoff < math.inf:
         raise ValueError(f"cutoff must be positive and finite, got {cutoff}")
+    check_instance("canonical", canonical, Canonical, "symkern.canonicalize")
     sym, positions = canonical.sym, canonical.positions.detach()
     tie = 2 * float(sym.tolerance)
     atoms = torch.arange(positions.shape[0], device=positions.device)
@@ -170,6 +170,9 @@ def sann_edge_features(
         TypeError: `positions` is not a tensor, or `nb` not a graph.
         ValueError: shapes, dtypes or devices that do not fit; sizes or a cutoff out of range; a graph with a cell.
     """
+    check_graph(nb)
+    check_tensor("positions", positions)
+    check_tensor("references", references, optional=True)
     if references is None:
         references = reference_neighbors(positions, nb, tie=tie)
     local, tau = local_coordinates(edge_vectors(positions, nb), nb, references)
@@ -196,20 +199,21 @@ def _across(positions: Tensor, ptr: Tensor, symmetric: Tensor, cutoff: float) ->
     molecule = torch.repeat_interleave(
         torch.arange(symmetric.shape[0], device=ptr.device), ptr.diff(), output_size=len(nodes)
     )
-    if not bool(symmetric.all()):
-        # the radius graph of all, where symmetric molecules are replaced
-        near = neighbor_list(positions, cutoff, ptr=ptr, self_loops=True)
-        near_index = near.edge_index[:, ~symmetric[molecule[near.receivers]]]
-        kept = nodes[symmetric[molecule]]
-    else:
-        near_index, kept = ptr.new_empty((2, 0)), nodes
-    sizes = torch.where(symmetric, ptr.diff(), 0)
-    edge_index, _ = _joined(molecule[kept], kept, _starts(sizes))
-    edge_index = torch.stack([edge_index[0], kept[edge_index[1]]])
-    edge_index = torch.cat([near_index, edge_index], 1)
-    edge_index = edge_index[:, torch.argsort(edge_index[1] * len(nodes) + edge_index[0])]
-    row_ptr = _starts(torch.bincount(edge_index[1], minlength=len(nodes)))
-    return _graph(edge_index, row_ptr, ptr)
+    if bool(symmetric.all()):
+        return _graph(*_joined(molecule, nodes, ptr), ptr)
+    # the radius graph of all, where the rows of symmetric molecules are replaced
+    near = neighbor_list(positions, cutoff, ptr=ptr, self_loops=True)
+    replaced = symmetric[molecule]
+    kept = nodes[replaced]
+    full, _ = _joined(molecule[kept], kept, _starts(torch.where(symmetric, ptr.diff(), 0)))
+    counts = torch.where(replaced, ptr.diff()[molecule], near.row_ptr.diff())
+    row_ptr = _starts(counts)
+    receivers = torch.repeat_interleave(nodes, counts, output_size=int(row_ptr[-1]))
+    of_full = replaced[receivers]
+    senders = torch.empty_like(receivers)
+    senders[of_full] = full[0]
+    senders[~of_full] = near.senders[~replaced[near.receivers]]
+    return _graph(torch.stack([senders, receivers]), row_ptr, ptr)
 
 
 def _graph(edge_index: Tensor, row_ptr: Tensor, ptr: Tensor) -> Neighbors:

@@ -22,6 +22,8 @@ from symkern.elements import group_label as group_label
 class Stabilizers:
     """Symmetry operations of B molecules with N atoms and G operations in all, made by `symkern.stabilizers`.
 
+    ``sym[b]`` are those of one molecule, with atoms counted from its first; ``len(sym)`` is B.
+
     Attributes:
         operations: (G, 3, 3) orthogonal matrices that act on column vectors about the centroid: R_g (x_i - c) is
             x_p(i) - c to within `residuals`. In each molecule proper operations come first, then improper ones, each in
@@ -35,7 +37,8 @@ class Stabilizers:
         centroid: (B, 3) unweighted mean of the positions, Å.
         orbits: (N,) int64 smallest global index among the atoms that operations send each atom to.
         order: (B,) int64 number of operations; 0 for continuous groups (linear molecules, single atoms, no atoms).
-        group: (B,) int64 codes; `labels` has the Schoenflies symbols.
+        group: (B,) int64 codes; `labels` has the Schoenflies symbols. Where policy "raw" kept operations that form no
+            group (`closed` is False), of the largest group found among them.
         rank: (B,) int64 of the centred positions: 0 point, 1 line, 2 plane, 3.
         axis: (B, 3) unit vector along linear molecules, zero for others.
         closed: (B,) bool whether the operations within the tolerance formed a group.
@@ -72,13 +75,48 @@ class Stabilizers:
     def num_structures(self) -> int:
         return self.op_ptr.shape[0] - 1
 
+    def __len__(self) -> int:
+        return self.num_structures
+
+    def __getitem__(self, index: int) -> Stabilizers:
+        """The stabilizers of one molecule, with atoms counted from its first; waits for the device."""
+        count = self.num_structures
+        if not -count <= index < count:
+            raise IndexError(f"index must be {-count} .. {count - 1}, got {index}")
+        b = slice(index % count, index % count + 1)
+        begin, end = self.ptr[b.start : b.stop + 1].tolist()
+        first, last = self.op_ptr[b.start : b.stop + 1].tolist()
+        low, high = self.perm_ptr[[first, last]].tolist()
+        atoms, operations = slice(begin, end), slice(first, last)
+        return Stabilizers(
+            operations=self.operations[operations],
+            op_ptr=self.op_ptr[b.start : b.stop + 1] - first,
+            permutations=self.permutations[low:high] - begin,
+            perm_ptr=self.perm_ptr[first : last + 1] - low,
+            residuals=self.residuals[operations],
+            centroid=self.centroid[b],
+            orbits=self.orbits[atoms] - begin,
+            order=self.order[b],
+            group=self.group[b],
+            rank=self.rank[b],
+            axis=self.axis[b],
+            closed=self.closed[b],
+            margin=self.margin[b],
+            ambiguous=self.ambiguous[b],
+            ptr=self.ptr[b.start : b.stop + 1] - begin,
+            positions=self.positions[atoms],
+            numbers=self.numbers[atoms],
+            tolerance=self.tolerance,
+            policy=self.policy,
+        )
+
     @property
     def num_operations(self) -> int:
         return self.operations.shape[0]
 
     @property
     def labels(self) -> list[str]:
-        """Schoenflies symbols: C1 Cs Ci C2v D6h S4 Td Oh Ih Cinfv Dinfh Kh ..."""
+        """Schoenflies symbols, see `group`: C1 Cs Ci C2v D6h S4 Td Oh Ih Cinfv Dinfh Kh ..."""
         return [group_label(code) for code in self.group.tolist()]
 
     @property

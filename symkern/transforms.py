@@ -139,7 +139,8 @@ def stabilizers_of(data: Any, *, check: bool = True) -> Stabilizers:
         raise TypeError("data is an ase.Atoms: call symkern.transforms.from_ase(atoms)")
     missing = [name for name in ATTRIBUTES if getattr(data, name, None) is None]
     if missing:
-        raise ValueError(f"data must have been through AddSymmetry, got one without {', '.join(missing)}")
+        some = f" ({', '.join(missing)})" if len(missing) < len(ATTRIBUTES) else ""
+        raise ValueError(f"data has no stored symmetry{some}: apply symkern.transforms.AddSymmetry first")
     settings = sorted(set(_listed(data.sym_settings)))
     if len(settings) > 1:
         raise ValueError(f"molecules of one batch must have the same settings, got {' and '.join(settings)}")

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from symkern import _library as _library
 from symkern._autograd import fake
-from symkern._check import check_tensor
-from symkern.canonical import Canonical
+from symkern._check import check_instance, check_tensor, whole
+from symkern.canonical import Canonical, rotated
 from symkern.ops.segment_sum import segment_mean
 from symkern.ops.stabilizers import stabilizers
 from symkern.stabilizer import Stabilizers
@@ -44,7 +44,7 @@ def canonical_frames(
 
     Args:
         positions: (N, 3) float32 or float64, Å.
-        numbers: (N,) int64 atomic numbers.
+        numbers: (N,) atomic numbers, any integer dtype.
         batch: (N,) int64 molecule of each atom, sorted.
         ptr: (B + 1,) int64 starts of the molecules, instead of `batch`.
         tolerance: Å, of the symmetry operations; see `symkern.stabilizers`.
@@ -84,7 +84,7 @@ def canonicalize(
     frames, gap, orbit_rank, sym = _solve(positions, numbers, batch, ptr, tolerance, proper, sym)
     owner = sym.batch
     centered = positions - segment_mean(positions, sym.ptr)[owner]
-    canonical = torch.einsum("nk,nkc->nc", centered, frames[owner])
+    canonical = rotated(centered, frames[owner])
     return Canonical(frames, canonical, gap, orbit_rank, sym)
 
 
@@ -93,6 +93,7 @@ def asymmetric_unit(sym: Stabilizers) -> Tensor:
 
     The operations carry these atoms to all others, so that they and `sym` describe the molecules completely.
     """
+    check_instance("sym", sym, Stabilizers, "symkern.stabilizers")
     atoms = torch.arange(sym.orbits.shape[0], device=sym.orbits.device)
     return atoms[sym.orbits == atoms]
 
@@ -108,13 +109,13 @@ def _solve(
 ) -> tuple[Tensor, Tensor, Tensor, Stabilizers]:
     check_tensor("positions", positions)
     check_tensor("numbers", numbers)
+    numbers = whole("numbers", numbers)
     if sym is None:
         sym = stabilizers(positions.detach(), numbers, batch=batch, ptr=ptr, tolerance=tolerance)
-    elif not isinstance(sym, Stabilizers):
-        raise TypeError(f"sym must be symkern.Stabilizers, got {type(sym).__name__}")
-    elif sym.policy == "raw":
+    check_instance("sym", sym, Stabilizers, "symkern.stabilizers")
+    if sym.policy == "raw":
         raise ValueError('sym must hold groups: made with policy "closed" or "generate", got "raw"')
-    elif sym.orbits.shape[0] != positions.shape[0]:
+    if sym.orbits.shape[0] != positions.shape[0]:
         raise ValueError(f"sym must be of these {positions.shape[0]} atoms, got one of {sym.orbits.shape[0]}")
     frames, gap, orbit_rank = torch.ops.symkern.canonical_frames.default(
         positions.detach(),

@@ -11,12 +11,11 @@ from torch import Tensor
 
 from symkern import _library as _library
 from symkern._autograd import differentiable, fake
-from symkern._check import check_reverse_mode, check_tensor
+from symkern._check import HALF, check_reverse_mode, check_tensor, same_precision, whole
 from symkern.ops.edge_order import sender_order
 
 # (summed over, compared with) for each direction, by place in (x, y)
 _SIDES = {"x_to_y": ((0, 1),), "y_to_x": ((1, 0),), "both": ((0, 1), (1, 0))}
-_HALF = (torch.float16, torch.bfloat16)
 
 
 def chamfer(
@@ -43,17 +42,18 @@ def chamfer(
     Args:
         x: (N, D) points, D = 1, 2 or 3, in any unit of length (Å); float32, float64, float16 or bfloat16, the latter
             two computed in float32. Or (B, N, D): B clouds of N points.
-        y: (M, D) or (B, M, D), dtype and device of `x`.
+        y: (M, D) or (B, M, D), dtype and device of `x`. If one of the two is float16 or bfloat16, as under autocast, it
+            is converted to the dtype of the other.
         x_ptr: (B + 1,) int64, rising from 0 to N: structure b owns the points x_ptr[b] .. x_ptr[b + 1]. Without it all
             points are one structure.
         y_ptr: (B + 1,) int64, the same for `y`.
         direction: "x_to_y" sums over the points of x, "y_to_x" over those of y, "both" is the sum of the two.
-        x_type, y_type: (N,) and (M,) int64, or (B, N) and (B, M): only points of equal type are compared, such as
+        x_type, y_type: (N,) and (M,) integers, or (B, N) and (B, M): only points of equal type are compared, such as
             atoms of one element. Both or neither.
         return_index: also return the index of the nearest point.
 
     Returns:
-        (B,) in the dtype of `x`, in squared units of `x`; structures with nothing to sum over give 0. With
+        (B,) in the wider dtype, in squared units of `x`; structures with nothing to sum over give 0. With
         `return_index` a tuple: (distance, index) with index (N,) int64 into `y`, for "y_to_x" (M,) into `x`, for
         "both" (distance, index of x_to_y, index of y_to_x). For (B, N, D) inputs indices are (B, N) and (B, M) and
         count within the cloud.
@@ -79,6 +79,7 @@ def chamfer(
         raise ValueError(f"direction must be one of {', '.join(map(repr, _SIDES))}, got {direction!r}")
     _check_shapes(x, y, x_ptr, y_ptr)
     _check_types(x, y, x_type, y_type)
+    x, y = same_precision(x, y)
     if x.dtype != y.dtype:
         raise ValueError(f"y must have the dtype of x, {x.dtype}, got {y.dtype}")
     if x_ptr is None or y_ptr is None:
@@ -86,11 +87,11 @@ def chamfer(
         y_ptr = x_ptr if x.shape == y.shape else _ptr(y, None)
     ptrs = (x_ptr, y_ptr)
     points = (_points(x), _points(y))
-    types = (None if x_type is None else x_type.reshape(-1), None if y_type is None else y_type.reshape(-1))
+    types = [None if t is None else whole(n, t).reshape(-1) for n, t in (("x_type", x_type), ("y_type", y_type))]
     sides = _SIDES[direction]
     found = [_one_way(points[a], points[b], ptrs[a], ptrs[b], types[a], types[b]) for a, b in sides]
     distance = found[0][0] if len(found) == 1 else found[0][0] + found[1][0]
-    if x.dtype in _HALF:
+    if x.dtype in HALF:
         distance = distance.to(x.dtype)
     if not return_index:
         return distance
@@ -131,7 +132,7 @@ def _check_types(x: Tensor, y: Tensor, x_type: Tensor | None, y_type: Tensor | N
 def _points(x: Tensor) -> Tensor:
     """(rows, 3) in a dtype that kernels know; absent coordinates are zero, which adds nothing to a distance."""
     flat = x if x.dim() == 2 else x.flatten(0, 1)
-    if x.dtype in _HALF:
+    if x.dtype in HALF:
         flat = flat.float()
     return flat if x.shape[-1] == 3 else torch.nn.functional.pad(flat, (0, 3 - x.shape[-1]))
 

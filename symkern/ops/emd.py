@@ -8,7 +8,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from symkern._check import check_tensor
+from symkern._check import HALF, check_tensor, same_precision, whole
 from symkern.ops.safe_norm import safe_norm
 from symkern.ops.segment_sum import segment_mean
 
@@ -55,12 +55,12 @@ def emd(
     for differentiation; the gradient at coincident atoms is zero. Everything is fp64.
 
     Args:
-        x: (N, 3) float32 or float64, Å.
-        y: (N, 3), dtype and device of `x`.
+        x: (N, 3) float32, float64, float16 or bfloat16, Å.
+        y: (N, 3), dtype and device of `x`; one of the two may be float16 or bfloat16 where the other is not.
         x_ptr: (B + 1,) int64, rising from 0 to N: structure b owns the rows x_ptr[b] .. x_ptr[b + 1]. Without it all
             rows are one structure.
         y_ptr: the same for `y`; structures must have the sizes that they have in `x`.
-        x_type, y_type: (N,) int64, such as atomic numbers: partners have equal types, of which a structure must have
+        x_type, y_type: (N,) integers, such as atomic numbers: partners have equal types, of which a structure must have
             equal numbers in `x` and `y`. Both or neither.
         return_index: also return the assignment.
 
@@ -84,7 +84,7 @@ def emd(
     ptr = _check(x, y, x_ptr, y_ptr, x_type, y_type)
     bounds: list[int] = ptr.tolist()
     points = [t.detach().double().cpu() for t in (x, y)]
-    kinds = [t.detach().cpu() if t is not None else torch.zeros(len(x), dtype=torch.int64) for t in (x_type, y_type)]
+    kinds = [torch.zeros(len(x)) if t is None else t.to("cpu", torch.int64) for t in (x_type, y_type)]
     index = torch.empty(len(x), dtype=torch.int64)
     for b, (begin, end) in enumerate(pairwise(bounds)):
         here, there = (k[begin:end] for k in kinds)
@@ -115,9 +115,10 @@ def _check(
         check_tensor(name, value)
         if value.dim() != 2 or value.shape[1] != 3:
             raise ValueError(f"{name} must have shape (N, 3), got {tuple(value.shape)}")
-        if value.dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"{name} must be float32 or float64, got {str(value.dtype)[6:]}")
-    if y.dtype != x.dtype:
+        if value.dtype not in (torch.float32, torch.float64, *HALF):
+            raise ValueError(f"{name} must be float32, float64, float16 or bfloat16, got {str(value.dtype)[6:]}")
+    wide = same_precision(x, y)
+    if wide[0].dtype != wide[1].dtype:
         raise ValueError(f"y must be {str(x.dtype)[6:]}, as x is, got {str(y.dtype)[6:]}")
     for pair in (("x_ptr", x_ptr, "y_ptr", y_ptr), ("x_type", x_type, "y_type", y_type)):
         if (pair[1] is None) != (pair[3] is None):
@@ -127,12 +128,12 @@ def _check(
         check_tensor(name, other, optional=True)
         if other is not None and other.device != x.device:
             raise ValueError(f"{name} must be on the device of x ({x.device}), got {other.device}")
-        if other is not None and name != "y" and other.dtype != torch.int64:
+        if other is not None and name.endswith("ptr") and other.dtype != torch.int64:
             raise ValueError(f"{name} must be int64, got {str(other.dtype)[6:]}")
     if len(x) != len(y):
         raise ValueError(f"y must have as many atoms as x, {len(x)}, got {len(y)}")
     for name, types in (("x_type", x_type), ("y_type", y_type)):
-        if types is not None and types.shape != (len(x),):
+        if types is not None and whole(name, types).shape != (len(x),):
             raise ValueError(f"{name} must have shape ({len(x)},), got {tuple(types.shape)}")
     if x_ptr is None or y_ptr is None:
         return torch.tensor([0, len(x)], device=x.device)

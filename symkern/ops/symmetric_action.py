@@ -15,14 +15,13 @@ from torch import Tensor
 
 from symkern import _library as _library
 from symkern._autograd import differentiable, fake
-from symkern._check import check_reverse_mode, check_tensor
+from symkern._check import HALF, check_instance, check_reverse_mode, check_tensor, same_precision
 from symkern.ops.chamfer import _adjoint, _by_target
 from symkern.ops.safe_norm import safe_norm
 from symkern.stabilizer import Stabilizers, group_code
 
 Kind = Literal["vector", "pseudovector", "point"]
 KINDS = ("vector", "pseudovector", "point")
-_HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +29,7 @@ class Action:
     """The prediction and the target of a loss in the coordinates of the module, and the matrices that act on them.
 
     Attributes:
+        dtype: of the loss.
         pred, target: (N, 3), differentiable; float32 or float64.
         matrices: (G * copies, 3, 3); those of operation g are g * copies .. (g + 1) * copies.
         copies: 2 where operations that act alike on the shape act with both signs on pseudovectors, else 1.
@@ -37,6 +37,7 @@ class Action:
     """
 
     sym: Stabilizers
+    dtype: torch.dtype
     pred: Tensor
     target: Tensor
     matrices: Tensor
@@ -50,8 +51,9 @@ class Action:
 
 def act(op: str, pred: Tensor, target: Tensor, sym: Stabilizers, kind: str) -> Action:
     """Check the arguments that all losses have in common, and prepare them."""
-    _check(op, pred, target, sym, kind)
-    if pred.dtype in _HALF:
+    pred, target = _checked(op, pred, target, sym, kind)
+    dtype = pred.dtype
+    if dtype in HALF:
         pred, target = pred.float(), target.float()
     batch = None
     if kind == "point":
@@ -62,12 +64,12 @@ def act(op: str, pred: Tensor, target: Tensor, sym: Stabilizers, kind: str) -> A
     if kind == "pseudovector":
         matrices = matrices * _determinant_sign(matrices)
     if not _may_be_continuous(sym):
-        return Action(sym, pred, target, matrices, 1, None)
+        return Action(sym, dtype, pred, target, matrices, 1, None)
     finite = is_finite(sym)
     batch = sym.batch if batch is None else batch
     pred, target = _coordinates(pred, sym, finite, batch), _coordinates(target, sym, finite, batch)
     matrices, copies = _matrices(matrices, sym, finite, kind)
-    return Action(sym, pred, target, matrices, copies, finite)
+    return Action(sym, dtype, pred, target, matrices, copies, finite)
 
 
 def is_finite(sym: Stabilizers) -> Tensor:
@@ -121,22 +123,20 @@ def _determinant_sign(matrices: Tensor) -> Tensor:
     return torch.where(volume < 0, -1, 1).to(matrices.dtype).reshape(-1, 1, 1)
 
 
-def _check(op: str, pred: Tensor, target: Tensor, sym: Stabilizers, kind: str) -> None:
+def _checked(op: str, pred: Tensor, target: Tensor, sym: Stabilizers, kind: str) -> tuple[Tensor, Tensor]:
+    """Prediction and target in one dtype."""
     check_tensor("pred", pred)
     check_tensor("target", target)
-    if not isinstance(sym, Stabilizers):
-        raise TypeError(f"sym must be symkern.Stabilizers, as symkern.stabilizers makes it, got {type(sym)}")
+    check_instance("sym", sym, Stabilizers, "symkern.stabilizers")
     check_reverse_mode(op, pred, target)
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(map(repr, KINDS))}, got {kind!r}")
     if pred.dim() != 2 or pred.shape[1] != 3:
         raise ValueError(f"pred must have shape (N, 3), got {tuple(pred.shape)}")
-    if pred.dtype not in (torch.float32, torch.float64, *_HALF):
+    if pred.dtype not in (torch.float32, torch.float64, *HALF):
         raise ValueError(f"pred must be float32, float64, float16 or bfloat16, got {str(pred.dtype)[6:]}")
     if target.shape != pred.shape:
         raise ValueError(f"target must have the shape of pred, {tuple(pred.shape)}, got {tuple(target.shape)}")
-    if target.dtype != pred.dtype:
-        raise ValueError(f"target must be {str(pred.dtype)[6:]}, as pred is, got {str(target.dtype)[6:]}")
     for name, value in (("target", target), ("sym", sym.operations)):
         if value.device != pred.device:
             raise ValueError(f"{name} must be on the device of pred ({pred.device}), got {value.device}")
@@ -144,6 +144,10 @@ def _check(op: str, pred: Tensor, target: Tensor, sym: Stabilizers, kind: str) -
         raise ValueError(
             f"sym must be the stabilizers of the {pred.shape[0]} atoms of pred, got those of {sym.positions.shape[0]}"
         )
+    wide = same_precision(pred, target)
+    if wide[0].dtype != wide[1].dtype:
+        raise ValueError(f"target must be {str(pred.dtype)[6:]}, as pred is, got {str(target.dtype)[6:]}")
+    return wide
 
 
 # ---- rows under the chosen matrices ----------------------------------------------------------------------------------

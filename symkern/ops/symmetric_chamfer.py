@@ -35,7 +35,8 @@ def symmetric_chamfer(
 
     Args:
         pred: (N, 3) float32 or float64; float16 and bfloat16 are computed in float32. In any unit, points in Å.
-        target: (N, 3), dtype and device of `pred`.
+        target: (N, 3), dtype and device of `pred`. If one of the two is float16 or bfloat16, as under autocast, it is
+            converted to the dtype of the other.
         sym: stabilizers of the N atoms of the inputs; converted to the dtype of `pred`.
         direction: "x_to_y" sums over the rows of `pred`, "y_to_x" over those of `target`, "both" is the sum of the two
             (under one operation).
@@ -43,7 +44,7 @@ def symmetric_chamfer(
         typed: compare only rows of atoms of one element, by ``sym.numbers``.
 
     Returns:
-        (loss, which): (B,) in the dtype of `pred`, in squared units, 0 for molecules without atoms, NaN where something
+        (loss, which): (B,) in the wider dtype, in squared units, 0 for molecules without atoms, NaN where something
         is not finite; (B,) int64 index of the chosen operation in its molecule, 0 = identity.
 
     Raises:
@@ -70,7 +71,7 @@ def symmetric_chamfer(
         action.copies,
         _DIRECTIONS.index(direction),
     )
-    return loss.to(pred.dtype), action.which(choice)
+    return loss.to(action.dtype), action.which(choice)
 
 
 def reference(

@@ -35,13 +35,14 @@ def symmetric_loss(
 
     Args:
         pred: (N, 3) float32 or float64; float16 and bfloat16 are computed in float32.
-        target: (N, 3), dtype and device of `pred`.
+        target: (N, 3), dtype and device of `pred`. If one of the two is float16 or bfloat16, as under autocast, it is
+            converted to the dtype of the other.
         sym: stabilizers of the N atoms of the inputs; converted to the dtype of `pred`.
         metric: see above; differentiable wherever a gradient is wanted.
         kind: what rows are: "vector", "pseudovector" or "point".
 
     Returns:
-        (loss, which): (B,) in the dtype of `pred`, 0 for molecules without atoms; (B,) int64 index of the chosen
+        (loss, which): (B,) in the wider dtype, 0 for molecules without atoms; (B,) int64 index of the chosen
         operation in its molecule, 0 = identity.
 
     Raises:
@@ -74,7 +75,7 @@ def symmetric_loss(
         place = sym.perm_ptr[chosen][sym.batch] + torch.arange(len(x), device=x.device) - sym.ptr[sym.batch]
     image = rotate_rows(y, action.matrices, choice, sym.ptr).index_select(0, origins[place])
     loss = _call(metric, x, _shown(action, image, kind), sym.ptr)
-    return torch.where(sym.ptr.diff() > 0, loss, 0).to(pred.dtype), action.which(choice)
+    return torch.where(sym.ptr.diff() > 0, loss, 0).to(action.dtype), action.which(choice)
 
 
 def _shown(action: Action, x: Tensor, kind: str, batch: Tensor | None = None) -> Tensor:

@@ -35,12 +35,13 @@ def symmetric_mse(pred: Tensor, target: Tensor, sym: Stabilizers, kind: Kind = "
 
     Args:
         pred: (N, 3) float32 or float64; float16 and bfloat16 are computed in float32. In any unit, points in Å.
-        target: (N, 3), dtype and device of `pred`.
+        target: (N, 3), dtype and device of `pred`. If one of the two is float16 or bfloat16, as under autocast, it is
+            converted to the dtype of the other.
         sym: stabilizers of the N atoms of the inputs; converted to the dtype of `pred`.
         kind: what rows are: "vector", "pseudovector" or "point".
 
     Returns:
-        (loss, which): (B,) in the dtype of `pred`, sums over atoms in squared units, 0 for molecules without atoms, NaN
+        (loss, which): (B,) in the wider dtype, sums over atoms in squared units, 0 for molecules without atoms, NaN
         where something is not finite; (B,) int64 index of the chosen operation in its molecule, 0 = identity.
 
     Raises:
@@ -61,7 +62,7 @@ def symmetric_mse(pred: Tensor, target: Tensor, sym: Stabilizers, kind: Kind = "
         sym.ptr,
         action.copies,
     )
-    return loss.to(pred.dtype), action.which(choice)
+    return loss.to(action.dtype), action.which(choice)
 
 
 def reference(pred: Tensor, target: Tensor, sym: Stabilizers, kind: Kind = "vector") -> tuple[Tensor, Tensor]:

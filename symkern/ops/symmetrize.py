@@ -9,6 +9,7 @@ from torch import Tensor
 
 from symkern import _library as _library
 from symkern._autograd import fake
+from symkern._check import check_instance
 from symkern.stabilizer import Stabilizers
 
 # Averaging and fitting in turns; what is left after a round is second order in what was left before.
@@ -28,12 +29,15 @@ def symmetrize(sym: Stabilizers) -> tuple[Tensor, Stabilizers]:
     Returns:
         positions: (N, 3), in the dtype of `sym.positions`; no atom moves farther than the largest residual of its
             molecule (for linear molecules, than the tolerance).
-        Stabilizers with these positions and their operations and residuals. The other fields, such as `margin`, are
-        still those of the positions that were given.
+        Stabilizers with these positions and their operations and residuals. The other fields are still those of the
+        positions that were given: `tolerance` and `margin` say how sure the symmetry was before, not that of the
+        result, whose residuals are rounding errors; for that call `stabilizers` again, with a small tolerance.
 
     Raises:
+        TypeError: `sym` is not Stabilizers.
         ValueError: the operations of a molecule are no group (policy "raw").
     """
+    check_instance("sym", sym, Stabilizers, "symkern.stabilizers")
     if sym.policy == "raw" and not bool(sym.closed.all()):
         at = int((~sym.closed).nonzero()[0])
         raise ValueError(f"sym must hold groups, but the operations of molecule {at} (policy 'raw') form none")

@@ -13,6 +13,7 @@ from symkern.stabilizer import Stabilizers, group_label
 from symkern.transforms import from_ase
 
 _ATOMS = 20_000  # of one call: enough to keep all cores busy, few enough to show progress
+_LARGER = (1.5, 2.0, 3.0, 5.0)  # tolerances to try, in units of the one asked for
 _CLOSE = 0.2  # part of the tolerance; a margin below it deserves a second look
 
 
@@ -51,7 +52,12 @@ def analyse(
                 except ValueError as error:
                     failed(f"{frame.name}: {error}")
         for members, sym in found:
-            results += [Result(frame, sym, k, _changes(sym, k)) for k, frame in enumerate(members)]
+            hidden = _hidden(sym)
+            for k, frame in enumerate(members):
+                changes = _changes(sym, k)
+                seen = {label for _, label in changes}
+                changes += [change for change in hidden.get(k, []) if change[1] not in seen]
+                results.append(Result(frame, sym, k, changes))
         done(len(chunk))
     return results
 
@@ -67,6 +73,31 @@ def _chunks(frames: Sequence[Frame]) -> Iterator[list[Frame]]:
         atoms += len(frame.atoms)
     if chunk:
         yield chunk
+
+
+def _hidden(sym: Stabilizers) -> dict[int, list[tuple[float, str]]]:
+    """For molecules without symmetry the largest group that somewhat larger tolerances give, as noise may hide it."""
+    none = (sym.order == 1) & sym.closed
+    which = none.nonzero().flatten().tolist()
+    if not which:
+        return {}
+    atoms = none[sym.batch]
+    ptr = torch.cat([sym.ptr.new_zeros(1), sym.ptr.diff()[none].cumsum(0)])
+    best: dict[int, tuple[int, float, str]] = {}
+    for factor in _LARGER:
+        tolerance = factor * sym.tolerance
+        try:
+            found = stabilizers(
+                sym.positions[atoms], sym.numbers[atoms], ptr=ptr, tolerance=tolerance, policy=sym.policy
+            )
+        except ValueError:  # too large for one of them
+            break
+        for k, order, closed, label in zip(
+            which, found.order.tolist(), found.closed.tolist(), found.labels, strict=True
+        ):
+            if closed and order > best.get(k, (1,))[0]:
+                best[k] = order, tolerance, label
+    return {k: [(tolerance, label)] for k, (_, tolerance, label) in best.items()}
 
 
 def _changes(sym: Stabilizers, index: int) -> list[tuple[float, str]]:
@@ -89,7 +120,7 @@ def _changes(sym: Stabilizers, index: int) -> list[tuple[float, str]]:
             if found is not None:
                 changes.append((other, found.labels[0]))
     if not closed:
-        for factor in (1.5, 2.0, 3.0, 5.0):
+        for factor in _LARGER:
             found = at(factor * tolerance)
             if found is not None and bool(found.closed[0]):
                 changes.append((factor * tolerance, found.labels[0]))

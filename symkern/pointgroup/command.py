@@ -98,7 +98,10 @@ class _Command:
             mine = [k for k, result in enumerate(results) if result.frame.file == file]
             if not mine:
                 continue
-            made = outputs.symmetrised([results[k] for k in mine])
+            made, stale = outputs.symmetrised([results[k] for k in mine])
+            if stale:
+                what = f"{path}: without {', '.join(stale)}, which belong to the positions in {file}"
+                self.errors.print(f"[yellow]{escape(what)}[/yellow]", soft_wrap=True)
             try:
                 outputs.write(path, [atoms for atoms, _ in made], self.args.output_format)
             except outputs.OutputError as error:
@@ -130,12 +133,13 @@ class _Command:
         console.print(report.table(results, moved))
         if len(results) > 1:
             console.print(report.summary(results), soft_wrap=True)
-        console.print(
-            f"[dim]tolerance {self.args.tolerance:g} Å; residual: of the worst operation; "
-            "margin: how far the tolerance is from a value that decided something; notes such as "
-            '"D6h at 0.0150": what that tolerance gives[/dim]',
-            soft_wrap=True,
+        line = (
+            f"tolerance {self.args.tolerance:g} Å; residual: of the worst operation; "
+            "margin: how far the tolerance is from a value that decided something"
         )
+        if any(result.changes for result in results):
+            line += "; X at t: with a tolerance of t Å it would be X"
+        console.print(f"[dim]{line}[/dim]", soft_wrap=True)
         for line in report.explanations(results):
             console.print(f"[yellow]{escape(line)}[/yellow]", soft_wrap=True)
         for file in dict.fromkeys(r.frame.file for r in results if r.frame.atoms.get_pbc().any()):

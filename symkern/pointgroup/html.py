@@ -113,6 +113,7 @@ def as_json(scene: Scene) -> dict[str, Any]:
             "axis_length": render.AXIS_LENGTH,
             "disk": render.DISK,
             "many": render.MANY,
+            "named": render.NAMED,
         },
     }
 

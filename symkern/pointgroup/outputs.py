@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ import numpy as np
 
 from symkern.pointgroup.analysis import Result
 from symkern.pointgroup.inputs import STDIN
+
+_OF_POSITIONS = re.compile(r"energy|energies|force|stress|virial|dipole", re.IGNORECASE)
 
 
 class OutputError(ValueError):
@@ -79,22 +82,29 @@ def _free(made: dict[Any, Path], force: bool) -> dict[Any, Path]:
     return made
 
 
-def symmetrised(results: Sequence[Result]) -> list[tuple[Any, float]]:
-    """Copies of the structures with exact symmetry, and the largest distance by which an atom of each moved, Å."""
+def symmetrised(results: Sequence[Result]) -> tuple[list[tuple[Any, float]], list[str]]:
+    """Copies of the structures with exact symmetry, and the largest distance by which an atom of each moved, Å; and
+    the names of what they lost, because it belongs to the old positions: energies, forces and the like."""
     import symkern
 
     positions: dict[int, Any] = {}  # of all molecules that were computed together
     made = []
+    stale: set[str] = set()
     for result in results:
         sym = result.sym
         if id(sym) not in positions:
             positions[id(sym)] = symkern.symmetrize(sym)[0].double().cpu().numpy()
         new = positions[id(sym)][slice(*sym.ptr[result.index : result.index + 2].tolist())]
-        atoms = result.frame.atoms.copy()  # without the calculator, whose results belong to the old positions
+        atoms = result.frame.atoms.copy()  # without the calculator
+        stale |= set(getattr(result.frame.atoms.calc, "results", {}))
+        for held in (atoms.info, atoms.arrays):
+            for name in [name for name in held if _OF_POSITIONS.search(str(name))]:
+                stale.add(str(name))
+                del held[name]
         moved = np.linalg.norm(new - atoms.get_positions(), axis=1)
         atoms.set_positions(new, apply_constraint=False)
         made.append((atoms, float(moved.max(initial=0))))
-    return made
+    return made, sorted(stale)
 
 
 def write(path: Path, frames: Sequence[Any], format: str | None) -> None:

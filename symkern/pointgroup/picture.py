@@ -5,6 +5,7 @@ from __future__ import annotations
 from os import PathLike
 from pathlib import Path
 
+from symkern._check import check_instance
 from symkern._files import replacing
 from symkern.pointgroup.scene import scene
 from symkern.stabilizer import Stabilizers
@@ -28,10 +29,12 @@ def symmetry_picture(path: str | PathLike[str], sym: Stabilizers, index: int = 0
         The path.
 
     Raises:
+        TypeError: `sym` is not Stabilizers.
         ValueError: another suffix.
         IndexError: there is no such molecule.
         ModuleNotFoundError: ASE, or for PNG matplotlib, is not installed.
     """
+    check_instance("sym", sym, Stabilizers, "symkern.stabilizers")
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"path must end in .png or .html, got {path.name}")

@@ -31,10 +31,10 @@ def png(scene: Scene, *, pixels: int = 900) -> bytes:
     axes.set_axis_off()
     axes.set_xlim(-extent, extent)
     axes.set_ylim(-extent, extent)
-    names = len(scene.axes) <= render.MANY
+    names, few = len(scene.axes) <= render.NAMED, len(scene.axes) <= render.MANY
     taken: list[_Array] = []
     for axis in scene.axes:
-        _axis(axes, canvas, axis, looking, scene.radius, names, taken)
+        _axis(axes, canvas, axis, looking, scene.radius, names, few, taken)
     if len(scene.planes) <= render.MANY:
         for plane in scene.planes:
             _plane(axes, plane, looking, scene.radius, taken)
@@ -76,7 +76,14 @@ def _halo() -> dict[str, Any]:
 
 
 def _axis(
-    axes: Axes, canvas: render.Canvas, axis: DrawnAxis, looking: _Array, radius: float, names: bool, taken: list[_Array]
+    axes: Axes,
+    canvas: render.Canvas,
+    axis: DrawnAxis,
+    looking: _Array,
+    radius: float,
+    names: bool,
+    few: bool,
+    taken: list[_Array],
 ) -> None:
     """Signs at both ends, where no atom hides them; the name at the upper one."""
     d = looking @ axis.direction
@@ -88,7 +95,7 @@ def _axis(
         column, row = (int((v + canvas.extent) / (2 * canvas.extent) * canvas.size) for v in (tip[0], -tip[1]))
         if canvas.depth[row, column] > tip[2] + 0.1 * radius:
             continue
-        size = radius * (0.055 if names else 0.042)
+        size = radius * (0.055 if few else 0.042)
         order = axis.order if axis.order != 1 else axis.improper
         hollow = axis.order == 1
         outline = sign(order) * size
@@ -114,7 +121,17 @@ def _axis(
         at = d[:2] * render.AXIS_LENGTH * radius + away * 0.13 * radius
         text = ", ".join(mathtext(name) for name in axis.names)
         taken.append(at)
-        axes.text(at[0], at[1], text, color=axis.color, fontsize=12, ha="center", va="center", zorder=9, **_halo())
+        axes.text(
+            at[0],
+            at[1],
+            text,
+            color=axis.color,
+            fontsize=12 if few else 9,
+            ha="center",
+            va="center",
+            zorder=9,
+            **_halo(),
+        )
 
 
 def _plane(axes: Axes, plane: DrawnPlane, looking: _Array, radius: float, taken: list[_Array]) -> None:

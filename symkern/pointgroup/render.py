@@ -13,7 +13,8 @@ from symkern.pointgroup.scene import Scene
 _Array = NDArray[np.float64]
 BOND, ROD, RIM = 0.1, 0.03, 0.022  # radii, Å; the last two for a scene of radius 3 Å
 AXIS_LENGTH, DISK = 1.3, 1.12  # half length of axes and radius of disks, in radii of the scene
-MANY = 10  # more axes than that get no names, more planes thin rims, so that the molecule stays visible
+MANY = 10  # more axes than that get small signs, more planes thin rims and no names: the molecule must stay visible
+NAMED = 13  # more axes than that, those of Oh, get no names
 _LIGHT = np.array([-0.42, 0.55, 0.72]) / np.linalg.norm([-0.42, 0.55, 0.72])
 RIM_PARTS = 72
 

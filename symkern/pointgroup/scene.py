@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from symkern.host import neighbor_list
-from symkern.pointgroup.classes import Shown, shown
+from symkern.pointgroup.classes import Axis, Shown, shown
 from symkern.stabilizer import Stabilizers
 
 _Array = NDArray[np.float64]
 AXIS_COLORS = {2: "#2563a8", 3: "#0f8a5f", 4: "#8b3fd1", 5: "#d97706", 6: "#c81e4b", 0: "#334155"}
+TWOFOLD = {"": AXIS_COLORS[2], "′": "#45a5ea", "″": "#14305a"}  # shades that tell C2, C2′ and C2″ apart
 PLANE_COLORS = {"h": "#0ea5b7", "v": "#e0a100", "v′": "#b0762b", "d": "#d946a0", "": "#7c6ce0"}
 OTHER = "#475569"
 # distinct colours of orbits, repeated where there are more
@@ -118,16 +119,15 @@ def scene(sym: Stabilizers, index: int = 0) -> Scene:
         symbols=symbols,
         orbits=orbits,
         bonds=_bonds(x, covalent),
-        axes=[
-            DrawnAxis(
-                a.direction @ frame, a.n, a.improper, a.names, AXIS_COLORS.get(a.n if a.n != 1 else a.improper, OTHER)
-            )
-            for a in found.axes
-        ],
+        axes=[DrawnAxis(a.direction @ frame, a.n, a.improper, a.names, _axis_color(a)) for a in found.axes],
         planes=[DrawnPlane(p.normal @ frame, p.name, PLANE_COLORS[p.kind]) for p in found.planes],
         inversion=found.inversion,
         radius=float(np.linalg.norm(x, axis=1).max(initial=0)) + 0.5,
     )
+
+
+def _axis_color(axis: Axis) -> str:
+    return TWOFOLD[axis.prime] if axis.n == 2 else AXIS_COLORS.get(axis.n if axis.n != 1 else axis.improper, OTHER)
 
 
 def _frame(found: Shown, x: _Array) -> _Array:

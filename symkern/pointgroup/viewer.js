@@ -49,7 +49,7 @@ function redraw(moving = false) {
 }
 
 function overlay(shown, to, unitLength) {
-  const taken = [], labels = box("labels"), few = shown.axes.length <= scene.style.many, perPixel = 2 * raster.extent / raster.size;
+  const taken = [], labels = box("labels"), few = shown.axes.length <= scene.style.many, named = shown.axes.length <= scene.style.named, perPixel = 2 * raster.extent / raster.size;
   const size = (few ? 11 : 8) * unitLength;
   for (const axis of shown.axes) {
     const d = turn(state.looking, axis.direction);
@@ -66,7 +66,7 @@ function overlay(shown, to, unitLength) {
       if (axis.improper > 2 && on[on.length - 1])
         sign(x, y, size * (axis.order === 1 ? 1 : 1.55), axis.improper, flat, axis.order === 1 ? "#ffffff" : null, axis.color);
     }
-    if (labels && few) {
+    if (labels && named) {
       const planar = Math.hypot(up[0], up[1]), away = planar > 0.15 ? [up[0] / planar, up[1] / planar] : [0, 1];
       const at = [0, 1].map((k) => (up[k] * scene.style.axis_length + 0.13 * away[k]) * scene.radius);
       text(axis.names.filter((name) => !state.hidden.has(name)), ...to(at), axis.color, unitLength);
@@ -87,7 +87,7 @@ function overlay(shown, to, unitLength) {
         const p = turn(state.looking, atom.position);
         const column = Math.floor((p[0] + raster.extent) / perPixel), row = Math.floor((raster.extent - p[1]) / perPixel);
         const pixel = row * raster.size + column;
-        if (raster.owner[pixel] === k) text([`${atom.symbol}${k}`], ...to(p), "#1e293b", 0.8 * unitLength);
+        if (raster.owner[pixel] === k) text([`${atom.symbol}${k}`], ...to(p), "#1e293b", 0.8 * unitLength, true);
       });
     }
   }
@@ -133,13 +133,13 @@ function fill(face, edge, width) {
   context.stroke();
 }
 
-// "C6" with its index below; several names side by side
-function text(names, x, y, color, unitLength) {
-  const parts = names.flatMap((name, k) => {
+// "C6" with its index below; several names side by side. Atoms are plain, or C6 would look like an axis
+function text(names, x, y, color, unitLength, plain = false) {
+  const parts = plain ? [[names[0], 15, 0]] : names.flatMap((name, k) => {
     const [, letter, rest] = /^(∞?(?:[A-Z][a-z]?|[σi]))(.*)$/.exec(name) || [null, name, ""];
     return [[(k ? ", " : "") + letter, 15, 0], [rest, 11, 4]];
   });
-  const font = (size) => `600 ${size * unitLength}px system-ui, "Segoe UI", sans-serif`;
+  const font = (size) => `${plain ? 400 : 600} ${size * unitLength}px system-ui, "Segoe UI", sans-serif`;
   let width = 0;
   for (const part of parts) {
     context.font = font(part[1]);
