@@ -123,7 +123,9 @@ def test_command(tmp_path: Path, members: list[Molecule], monkeypatch: pytest.Mo
     assert rows["PCA sign-fixed", "g2/rank2/emd"]["paper"] is None
     assert rows["ASUN", "g2/rank1/failures"]["mean"] == 0
     assert content["settings"]["quoted"]["AE"] == {"rank1": 1.15122, "rank2": 0.037539, "rank3": 0.03178}
-    assert "qm9/rank3/emd" in capsys.readouterr().out
+    out_text = capsys.readouterr().out
+    assert "ASUN+ (symkern.canonicalize)  qm9/rank3/emd, Å" in out_text
+    assert "\nLargest EMD" in f"\n{out_text}"
 
 
 def test_without_qm9(tmp_path: Path, members: list[Molecule], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,3 +155,6 @@ def test_committed_results() -> None:
     counted = sum(ours[f"qm9/rank{rank}/emd"]["molecules"] for rank in (1, 2, 3))
     assert counted == content["settings"]["molecules"]["qm9"]
     assert "+" not in content["commit"]
+    lines = table4.summary(content)
+    assert len(lines) == 4
+    assert "qm9: ASUN+ (symkern.canonicalize) 7.2e-16 / 1.8e-15 / 2.1e-15, PCA 8.6e-16 / 1.1 / 1.7" in lines[2]

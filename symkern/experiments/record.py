@@ -73,13 +73,24 @@ def write(
 
 
 def table(content: Mapping[str, Any]) -> str:
-    """The rows as text: published figure and ours."""
-    lines = [f"{'model':<12} {'column':<24} {'paper':>10} {'ours':>10} {'spread':>10}  status"]
+    """The rows as text: published figure and ours; above them the summary, where there is one."""
+    cells = [("model", "column", "paper", "ours", "spread", "status")]
     for row in content["rows"]:
+        column = f"{row['column']}, {row['unit']}" if "unit" in row else row["column"]
         paper = "" if row["paper"] is None else f"{row['paper']:.4g}"
-        figures = f"{paper:>10} {row['mean']:>10.4g} {row['std']:>10.2g}"
-        lines.append(f"{row['model']:<12} {row['column']:<24} {figures}  {row['status']}")
-    return "\n".join(lines)
+        name = named(row["model"], row.get("construction"))
+        cells.append((name, column, paper, f"{row['mean']:.4g}", f"{row['std']:.2g}", row["status"]))
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join(c.rjust(w) if 2 <= k <= 4 else c.ljust(w) for k, (c, w) in enumerate(zip(line, widths, strict=True)))
+        for line in cells
+    ]
+    return "\n".join([*content.get("summary", []), *(line.rstrip() for line in lines)])
+
+
+def named(model: str, construction: str | None) -> str:
+    """The paper's name of a model, and what stands for it here if that is something else."""
+    return model if construction in (None, model) else f"{model} ({construction})"
 
 
 def commit() -> str:
