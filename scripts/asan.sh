@@ -35,7 +35,7 @@ names=("$root"/python_tests/test_{neighbor_list,neighbor_list_numerics,neighbors
   "$root"/python_tests/test_{stabilizers_core,chamfer,symmetric_losses,canonical_frames,sann_graphs}.py)
 slow="memory_is_proportional or crystals or large_systems or immensely_far"
 echo "asan: ops, AVX-512 or the best there is"
-tests "${names[@]}" "$root/python_tests/test_contract.py" -k "not ($slow or compile or opcheck)"
+tests "${names[@]}" "$root/python_tests/test_contract.py" -k "not ($slow or compile or opcheck or gradgradcheck)"
 for isa in avx2 baseline; do
   echo "asan: ops, $isa"
   SYMKERN_ISA=$isa tests "${names[0]}" -k "generated or g2 or bravais"
