@@ -20,7 +20,7 @@ def synthetic(structures: int, seed: int = 0) -> sk.Stabilizers:
     first = torch.arange(count).div(OPERATIONS, rounding_mode="floor") * ATOMS
     each, zero = torch.ones(structures, dtype=torch.int64), torch.zeros(structures)
     return sk.Stabilizers(
-        operations=matrices.float(),
+        operations=matrices.float().contiguous(),  # qr gives them column by column
         op_ptr=torch.arange(structures + 1) * OPERATIONS,
         permutations=(places + first.unsqueeze(1)).flatten(),
         perm_ptr=torch.arange(count + 1) * ATOMS,

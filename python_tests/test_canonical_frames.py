@@ -368,3 +368,10 @@ def test_wrong_objects_are_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(TypeError, match=match):
             call()
+
+
+def test_symmetry_of_other_positions() -> None:
+    positions, numbers = torch.eye(3, dtype=torch.float64), torch.tensor([1, 6, 8])
+    sym = sk.stabilizers(positions, numbers)
+    with pytest.raises(ValueError, match="sym must be of these positions"):
+        sk.canonicalize(2 * positions, numbers, sym=sym)
