@@ -230,7 +230,7 @@ def test_demo_report_stands_alone(quick):
 
 def test_demo_fails_when_a_pair_is_missing(tmp_path, monkeypatch, capsys):
     """ASE that finds one pair less: the check says so, the exit code is 1, the report is red."""
-    from symkern.demo import ase_check, learning, report, steps
+    from symkern.demo import ase_check, learning, report, steps, symmetry
 
     def wrong(quantities, atoms, cutoff):
         return tuple(column[1:] for column in true(quantities, atoms, cutoff))
@@ -240,6 +240,7 @@ def test_demo_fails_when_a_pair_is_missing(tmp_path, monkeypatch, capsys):
     skipped = report.Section("skipped", "")
     for name in ("walk", "derivatives", "large"):
         monkeypatch.setattr(steps, name, lambda *_args: skipped)
+    monkeypatch.setattr(symmetry, "symmetry", lambda *_args: skipped)
     for name in ("normal_modes", "learned_forces"):
         monkeypatch.setattr(learning, name, lambda *_args: skipped)
     assert cli.main(["demo", "--quick", "--out", str(tmp_path)]) == 1

@@ -117,11 +117,9 @@ def _solve(
         raise ValueError('sym must hold groups: made with policy "closed" or "generate", got "raw"')
     if sym.orbits.shape[0] != positions.shape[0]:
         raise ValueError(f"sym must be of these {positions.shape[0]} atoms, got one of {sym.orbits.shape[0]}")
-    if (
-        not positions.is_cuda
-        and not torch.compiler.is_compiling()
-        and not torch.equal(sym.positions, positions.detach())
-    ):
+    # on CUDA the comparison would have to wait for the device
+    comparable = not (positions.is_cuda or torch.compiler.is_compiling()) and sym.positions.dtype == positions.dtype
+    if comparable and sym.positions.shape == positions.shape and not torch.equal(sym.positions, positions.detach()):
         raise ValueError("sym must be of these positions, got one of others: make it anew when atoms have moved")
     frames, gap, orbit_rank = torch.ops.symkern.canonical_frames.default(
         positions.detach(),

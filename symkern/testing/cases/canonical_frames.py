@@ -152,11 +152,16 @@ CASE = Case(
         _bad("integers", "positions must be float32 or float64, got int64", positions=lambda r: r.long()),
         _bad("planar", r"positions must have shape \(N, 3\), got \(8, 2\)", positions=lambda r: r[:, :2]),
         _bad("a list", "positions must be a torch.Tensor", TypeError, positions=lambda r: r.tolist()),
-        _bad("int32", "numbers must be int64, got int32", numbers=lambda z: z.int()),
+        _bad("real numbers", "numbers must be integers, got float32", numbers=lambda z: z.float()),
         _bad("numbers", r"numbers must have shape \(N,\), got \(7,\)", numbers=lambda z: z[1:]),
         _bad("other dtype", "operations must be float64, got float32", positions=lambda r: r.double()),
         _bad("other atoms", "sym must be of these 7 atoms, got one of 8", positions=lambda r: r[1:]),
-        _bad("no sym", "sym must be symkern.Stabilizers, got str", TypeError, sym=lambda sym: "C2v"),
+        _bad(
+            "no sym",
+            "sym must be symkern.Stabilizers, .* got builtins.str",
+            TypeError,
+            sym=lambda sym: "C2v",
+        ),
         _bad("raw", 'policy "closed" or "generate", got "raw"', sym=lambda sym: replace(sym, policy="raw")),
     ),
     # in fp64 the reference rounds as much

@@ -171,7 +171,7 @@ CASE = Case(
         _bad("no structures", r"x_ptr must have shape \(B \+ 1,\)", x_ptr=lambda t: t[:0]),
         _bad("int32", "y_ptr must be int64, got int32", y_ptr=lambda t: t.int()),
         _bad("types of the wrong shape", r"x_type must have shape \(5,\), got \(4,\)", x_type=lambda t: t[1:]),
-        _bad("floating-point types", "x_type must be int64, got float32", x_type=lambda t: t.float()),
+        _bad("floating-point types", "x_type must be integers, got float32", x_type=lambda t: t.float()),
     ),
     sizes={
         "128 x 18": Size(
