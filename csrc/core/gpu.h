@@ -40,6 +40,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -334,6 +335,18 @@ SYMKERN_DEVICE T reduce_max(unsigned mask, T x) {
 template <class T>
 SYMKERN_DEVICE T warp_sum(T x) {
   for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(full_mask, x, step);
+  return x;
+}
+
+template <class T>
+SYMKERN_DEVICE T warp_min(T x) {
+  for (int step = 16; step > 0; step /= 2) x = fmin(x, __shfl_xor_sync(full_mask, x, step));
+  return x;
+}
+
+template <class T>
+SYMKERN_DEVICE T warp_max(T x) {
+  for (int step = 16; step > 0; step /= 2) x = fmax(x, __shfl_xor_sync(full_mask, x, step));
   return x;
 }
 

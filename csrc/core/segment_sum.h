@@ -11,6 +11,9 @@ namespace symkern {
 // its whole tiles and its tail. A thread adds at most 2 * kSumTile items and one number per tile.
 constexpr int64_t kSumTile = 256;
 
+// How many blocks of `size` items hold n.
+SYMKERN_HD int64_t blocks_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
+
 template <int width>
 struct TileSum {
   const double* items;  // (n, width)

@@ -27,8 +27,6 @@ constexpr int64_t kRows = 1;
 constexpr int64_t kRows = 64;  // rows that share one search for their structure
 #endif
 
-SYMKERN_HD int64_t blocks_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
-
 // f(row, structure) for a block of rows
 template <class F>
 SYMKERN_HD void for_rows(const Ragged& ragged, int64_t block, const F& f) {

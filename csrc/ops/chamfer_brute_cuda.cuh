@@ -105,7 +105,7 @@ SYMKERN_KERNEL SYMKERN_BOUNDS(kThreads, 4) find_in_tiles(NearestProblem<T> p, in
       smallest = fmin(smallest, here), bad = bad || here != here;
     }
     bad = __any_sync(gpu::full_mask, bad);
-    const T limit = cut(warp_min(smallest));
+    const T limit = cut(gpu::warp_min(smallest));
     Nearest best{0, -1};
     for (int base = 0; base < splits && !bad; base += 32) {
       const int k = base + gpu::lane();

@@ -41,7 +41,7 @@ SYMKERN_KERNEL bound_targets(NearestProblem<T> p, unsigned long long* box, int32
     }
   }
   for (int k = 0; k < 6; ++k) {
-    low[k] = warp_min(low[k]);
+    low[k] = gpu::warp_min(low[k]);
     if (gpu::lane() == 0) atomicMin(box + k, ordered(low[k]));
   }
 }

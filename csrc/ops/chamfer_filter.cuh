@@ -82,16 +82,4 @@ SYMKERN_DEVICE bool same_type(const NearestProblem<T>& p, int64_t i, int64_t j) 
   return p.x_type == nullptr || p.x_type[i] == p.y_type[j];
 }
 
-template <class T>
-SYMKERN_DEVICE T warp_min(T x) {
-  for (int step = 16; step > 0; step /= 2) x = fmin(x, __shfl_xor_sync(gpu::full_mask, x, step));
-  return x;
-}
-
-template <class T>
-SYMKERN_DEVICE T warp_max(T x) {
-  for (int step = 16; step > 0; step /= 2) x = fmax(x, __shfl_xor_sync(gpu::full_mask, x, step));
-  return x;
-}
-
 }  // namespace symkern::nearest_cuda

@@ -63,7 +63,7 @@ struct Tree {
 template <class T>
 SYMKERN_DEVICE void write_node(const Level<T>& level, int64_t node, Box<T> box, int32_t first) {
   for (int k = 0; k < 3; ++k) {
-    box.low[k] = warp_min(box.low[k]), box.high[k] = warp_max(box.high[k]);
+    box.low[k] = gpu::warp_min(box.low[k]), box.high[k] = gpu::warp_max(box.high[k]);
     if (gpu::lane() == 0) level.sides[k * level.nodes + node] = box.low[k];
     if (gpu::lane() == 0) level.sides[(k + 3) * level.nodes + node] = box.high[k];
   }
@@ -182,7 +182,7 @@ SYMKERN_DEVICE void walk(const Tree<T>& tree, const Packet<T>& packet, Query<T, 
     bool wanted = exists && node * size < packet.end && (node + 1) * size > packet.begin;
     unsigned nearness = ~0u;
     T bound = EXACT ? query.limit : query.smallest;  // never NaN
-    bound = warp_max(query.begin < query.end ? bound : T(-1));
+    bound = gpu::warp_max(query.begin < query.end ? bound : T(-1));
     if (wanted) {
       box = here.box(node);
       const T gap = gap_sq(packet.box, box);
@@ -246,7 +246,7 @@ SYMKERN_KERNEL SYMKERN_BOUNDS(kThreads, sizeof(T) == 4 ? 6 : 4)
     }
     Packet<T> packet;
     const T at[3] = {query.x.x, query.x.y, query.x.z};
-    for (int c = 0; c < 3; ++c) packet.box.low[c] = warp_min(at[c]), packet.box.high[c] = warp_max(at[c]);
+    for (int c = 0; c < 3; ++c) packet.box.low[c] = gpu::warp_min(at[c]), packet.box.high[c] = gpu::warp_max(at[c]);
     const bool asks = query.begin < query.end;
     packet.begin = asks ? query.begin : tree.count, packet.end = asks ? query.end : 0;
     for (int step = 16; step > 0; step /= 2) {

@@ -19,8 +19,6 @@ constexpr int kColumns = 8;
 constexpr int64_t kRows = 64;
 #endif
 
-SYMKERN_HD int64_t blocks_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
-
 // Rows of segment s, inside the values whatever row_ptr holds.
 struct Segments {
   const int64_t* row_ptr;

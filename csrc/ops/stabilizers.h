@@ -21,6 +21,14 @@ enum class Family : int { c1, cs, ci, cn, cnv, cnh, dn, dnh, dnd, sn, t, td, th,
 
 SYMKERN_HD int64_t group_code(Family family, int64_t n = 0) { return static_cast<int64_t>(family) << 16 | n; }
 
+// The next `count` items of a block of scratch memory; 16-byte aligned.
+template <class T>
+SYMKERN_HD T* carve(char*& next, int64_t count) {
+  T* out = reinterpret_cast<T*>(next);
+  next += (count * static_cast<int64_t>(sizeof(T)) + 15) / 16 * 16;
+  return out;
+}
+
 // What a finite point group of n atoms can have at most, with room for near symmetries that form no group.
 SYMKERN_HD int64_t max_operations(int64_t atoms) { return 8 * atoms > 1000 ? 8 * atoms : 1000; }
 constexpr int64_t kMaxImages = 4'000'000;  // image pairs of the reference pair
