@@ -1,5 +1,5 @@
-// Vectors of doubles beside core/simd.h: half as many lanes, with the transcendental functions of the C library, one lane
-// at a time. Only for *_simd.cpp, as that.
+// Vectors of doubles beside core/simd.h: half as many lanes, with the transcendental functions of the C library, one
+// lane at a time. Only for *_simd.cpp, as that.
 #pragma once
 
 #include "core/simd.h"
