@@ -226,7 +226,7 @@ class PackedWeights {
 
  private:
   TileWeight<S> make(const S* from, int64_t row_stride, int64_t column_stride, int64_t k, int64_t n) {
-    if (from == nullptr) return {nullptr, 0, 0};
+    if (from == nullptr && k > 0) return {nullptr, 0, 0};  // weights of no inputs are null too
     const int64_t padded = (n + 15) / 16 * 16;
     if (padded != n) {
       S* copy = arena_.allocate<S>(static_cast<size_t>(k * padded));
