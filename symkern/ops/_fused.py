@@ -30,9 +30,7 @@ def check_arguments(nb: Any, named: dict[str, Tensor | None], optional: tuple[st
         raise ValueError(f"{first} must be float32, float64, float16 or bfloat16, got {str(like.dtype)[6:]}")
     for name, value in named.items():
         if value is not None and value.dtype != like.dtype:
-            raise ValueError(
-                f"{name} must be {str(like.dtype)[6:]}, as {first} is, got {str(value.dtype)[6:]}"
-            )
+            raise ValueError(f"{name} must be {str(like.dtype)[6:]}, as {first} is, got {str(value.dtype)[6:]}")
 
 
 def padded(x: Tensor | None, *axes: int) -> Tensor | None:

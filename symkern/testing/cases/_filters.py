@@ -159,5 +159,3 @@ def wrong_sender(nb: Neighbors) -> Neighbors:
     changed = Neighbors(index, nb.row_ptr, nb.ptr, nb.cell_shifts, None, nb.cutoff, nb.full)
     changed.__dict__["reverse"] = nb.reverse
     return changed
-
-
