@@ -53,7 +53,7 @@ def memory(step: Callable[[], Any]) -> tuple[int, int]:
 
 
 def force_step(energy: Callable[[], tuple[Tensor, Tensor]], parameters: list[Tensor]) -> Callable[[], list[Tensor]]:
-    """One training step on energies and forces: gradients of the parameters. `energy` makes the energy and positions."""
+    """One training step on energies and forces: gradients of the parameters. `energy` makes energy and positions."""
 
     def step() -> list[Tensor]:
         value, pos = energy()

@@ -65,6 +65,11 @@ def real_edges(edge_index: Tensor, row_ptr: Tensor) -> tuple[Tensor, Tensor]:
     return edges[0], edges[1]
 
 
+def is_real(edge_index: Tensor, row_ptr: Tensor) -> Tensor:
+    """(E, 1) bool: false for padding. Unlike the length of `real_edges`, it can be traced."""
+    return (torch.arange(edge_index.shape[1], device=row_ptr.device) < row_ptr[-1]).unsqueeze(1)
+
+
 def sum_to(rows: Tensor, index: Tensor, count: int) -> Tensor:
     """Rows added up by index, for references."""
     return rows.new_zeros((count, *rows.shape[1:])).index_add(0, index, rows)
