@@ -1,5 +1,5 @@
-// Vectors of doubles beside core/simd.h: half as many lanes, with the transcendental functions of the C library, one lane
-// at a time. Only for *_simd.cpp, as that.
+// Vectors of doubles beside core/simd.h: half as many lanes, with the transcendental functions of the C library, one
+// lane at a time. Only for *_simd.cpp, as that.
 #pragma once
 
 #include "core/simd.h"
@@ -18,6 +18,11 @@ SYMKERN_INLINE VD reciprocal(VD x) { return 1.0 / x; }
 SYMKERN_INLINE VD exponential(VD x) {
   VD y;
   for (int l = 0; l < W64; ++l) y[l] = __builtin_exp(x[l]);
+  return y;
+}
+SYMKERN_INLINE VD log_one_plus(VD x) {
+  VD y;
+  for (int l = 0; l < W64; ++l) y[l] = __builtin_log1p(x[l]);
   return y;
 }
 SYMKERN_INLINE void sine_cosine(VD x, VD& s, VD& c) {
