@@ -105,7 +105,7 @@ def load(model: nn.Module, found: Found) -> None:
             own[key].copy_(found.parameters[key])
 
 
-# ---- which keys --------------------------------------------------------------------------------------------------------
+# ---- which keys ------------------------------------------------------------------------------------------------------
 
 
 def _prefix(state: Mapping[str, Tensor]) -> str:
@@ -172,7 +172,7 @@ def _gated(match: re.Match[str]) -> str:
     return f"outnet.{match.group(1)}.scalar_net.{int(match.group(2)) // 2}."
 
 
-# ---- sizes and settings ------------------------------------------------------------------------------------------------
+# ---- sizes and settings ----------------------------------------------------------------------------------------------
 
 
 def _entry(body: Mapping[str, Tensor], key: str, dim: int) -> Tensor:
@@ -229,8 +229,8 @@ def _filters(body: Mapping[str, Tensor], layers: int, hidden: int, factor: float
     rows = (3 * hidden, 3 * hidden * layers)
     if weight.shape[0] not in rows or bias.shape[0] != weight.shape[0]:
         raise ValueError(
-            f"state_dict must have {rows[1]} rows ({layers} interactions of 3 times {hidden}) or {rows[0]} in {_FILTER}, "
-            f"got {weight.shape[0]}"
+            f"state_dict must have {rows[1]} rows ({layers} interactions of 3 times {hidden}) or {rows[0]} in {_FILTER}"
+            f", got {weight.shape[0]}"
         )
     parts = dict(_parts(weight, bias, 3 * hidden))
     return parts, weight.shape[0] < rows[1]
@@ -249,8 +249,8 @@ def _head(own: dict[str, Tensor], head: str | None) -> tuple[dict[str, Tensor], 
     gated = "0.mix_vectors.weight" in own
     if gated and head not in EQUIVARIANT:
         raise ValueError(
-            f"head must be one of {', '.join(EQUIVARIANT)} for a state_dict with gated equivariant blocks, whose keys do "
-            f"not tell which, got {head!r}"
+            f"head must be one of {', '.join(EQUIVARIANT)} for a state_dict with gated equivariant blocks, whose keys "
+            f"do not tell which, got {head!r}"
         )
     if not gated and head not in (None, "scalar"):
         raise ValueError(

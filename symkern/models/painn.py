@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from symkern.models import _schnetpack
@@ -100,7 +99,9 @@ class PaiNN(nn.Module):
             if shared_filters:
                 other.filter = first.filter
         self.mixing = nn.ModuleList(PaiNNMixing(hidden, epsilon=epsilon) for _ in range(num_layers))
-        widths = [max(hidden // 2, 1)] if head_hidden is None else head_hidden
+        widths = [max(hidden // 2, 1)] if head_hidden is None else list(head_hidden)
+        for width in widths:
+            check_positive(head_hidden=width)
         self.head = EQUIVARIANT[head](hidden, widths) if self.equivariant else ScalarHead(hidden, widths, out, readout)
 
     def forward(

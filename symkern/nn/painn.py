@@ -1,6 +1,6 @@
 """The blocks of PaiNN, on scalars q (N, F) and vectors mu (N, 3, F) of the atoms.
 
-Vectors are only mixed over their channels and multiplied by scalars, never over x, y and z: they turn with the molecule.
+Vectors are mixed over their channels and multiplied by scalars, never over x, y and z: they turn with the molecule.
 Source: Schütt, Unke, Gastegger, ICML 2021; sizes, order of the parts and initial weights as in SchNetPack. Under
 autocast linear layers run in the narrow type, what they are added to stays fp32.
 """
@@ -18,6 +18,8 @@ from symkern.nn.basic import check_features, check_positive, mlp, xavier
 from symkern.nn.radial import RadialBasis
 from symkern.ops.painn_message import painn_message
 from symkern.ops.safe_norm import safe_norm
+
+_COINCIDENT = 1e-10  # Å; second derivatives of a direction, 1 / d^2 and 1 / d^3 within, are still numbers in fp32
 
 
 class PaiNNInteraction(nn.Module):
@@ -163,8 +165,8 @@ class GatedMLP(nn.Module):
 
 
 def unit_vectors(vec: Tensor, d: Tensor) -> Tensor:
-    """vec / d for (E, 3) and (E,); zero with zero gradients where d is: padding edges and coincident atoms."""
-    apart = d > 0
+    """vec / d for (E, 3) and (E,) Å; zero with zero gradients where d < 1e-10: padding edges and coincident atoms."""
+    apart = d >= _COINCIDENT
     return vec * torch.where(apart, 1 / torch.where(apart, d, 1), 0).unsqueeze(1)
 
 
