@@ -86,6 +86,18 @@ SYMKERN_INLINE VF exponential(VF x) {
   return select(x < low, VF{}, (p + p) * half);
 }
 
+// log(1 + x) to 1 ulp for 0 <= x <= 1, as 2 artanh(t) with t = x / (2 + x) <= 1/3: odd minimax polynomial in t.
+SYMKERN_INLINE VF log_one_plus(VF x) {
+  const VF t = x / (x + 2.0f), t2 = t * t;
+  VF p = splat_f(0.121508345f);
+  p = multiply_add(p, t2, splat_f(0.107135929f));
+  p = multiply_add(p, t2, splat_f(0.143084824f));
+  p = multiply_add(p, t2, splat_f(0.199994370f));
+  p = multiply_add(p, t2, splat_f(0.333333373f));
+  const VF twice = t + t;
+  return multiply_add(p * t2, twice, twice);
+}
+
 // Both to about 1 ulp of 1: quarter turns are removed in three parts, whose products with up to 2^13 turns are exact.
 SYMKERN_INLINE void sine_cosine(VF x, VF& s, VF& c) {
   VI n;
@@ -166,47 +178,6 @@ struct Lanes {
   SYMKERN_INLINE void store(float* p, VF v) { store_f(p, v); }
   SYMKERN_INLINE void store_first(float* p, VF v, int64_t n) { store_first_f(p, v, n); }
   SYMKERN_INLINE float sum(VF v) { return sum_f(v); }
-};
-
-// ---- the same for doubles: half as many, with the transcendental functions of the C library, one lane at a time -----
-
-constexpr int W64 = W / 2;
-typedef double VD __attribute__((vector_size(W64 * 8), aligned(8), may_alias));
-typedef int64_t VL __attribute__((vector_size(W64 * 8)));
-
-SYMKERN_INLINE VD splat_d(double x) { return x - VD{}; }
-SYMKERN_INLINE VD select(VL mask, VD a, VD b) { return mask ? a : b; }
-SYMKERN_INLINE VD multiply_add(VD a, VD b, VD c) { return a * b + c; }
-SYMKERN_INLINE VD reciprocal(VD x) { return 1.0 / x; }
-SYMKERN_INLINE VD exponential(VD x) {
-  VD y;
-  for (int l = 0; l < W64; ++l) y[l] = __builtin_exp(x[l]);
-  return y;
-}
-SYMKERN_INLINE void sine_cosine(VD x, VD& s, VD& c) {
-  for (int l = 0; l < W64; ++l) s[l] = __builtin_sin(x[l]), c[l] = __builtin_cos(x[l]);
-}
-
-struct Lanes64 {
-  using Scalar = double;
-  typedef double Vector __attribute__((vector_size(W64 * 8)));
-  static constexpr int width = W64;
-  SYMKERN_INLINE VD splat(double x) { return splat_d(x); }
-  SYMKERN_INLINE VD load(const double* p) { return *reinterpret_cast<const VD*>(p); }
-  SYMKERN_INLINE VD load_first(const double* p, int64_t n) {
-    VD v = {};
-    for (int64_t l = 0; l < n; ++l) v[l] = p[l];
-    return v;
-  }
-  SYMKERN_INLINE void store(double* p, VD v) { *reinterpret_cast<VD*>(p) = v; }
-  SYMKERN_INLINE void store_first(double* p, VD v, int64_t n) {
-    for (int64_t l = 0; l < n; ++l) p[l] = v[l];
-  }
-  SYMKERN_INLINE double sum(VD v) {
-    double x = v[0];
-    for (int l = 1; l < W64; ++l) x += v[l];
-    return x;
-  }
 };
 
 }  // namespace
