@@ -33,9 +33,8 @@ def run(layer: str, graph: str, width: int) -> Peaks:
     done = subprocess.run(command, env=machine.imports(), capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"memory of {layer}:\n{done.stdout}\n{done.stderr}")
-    return {
-        (form, passed): (resident, seen) for form, passed, resident, seen in json.loads(done.stdout.splitlines()[-1])
-    }
+    measured = json.loads(done.stdout.splitlines()[-1])
+    return {(form, passed): (resident, seen) for form, passed, resident, seen in measured}
 
 
 def measure(layer: Layer, small: Layer, form: int, passed: str) -> tuple[int, int]:

@@ -201,7 +201,7 @@ def check(layer: Layer, passed: str, runs: Sequence[tuple[Form, Callable[[], tup
         for k, (y, e) in enumerate(zip(found, expected, strict=True)):
             error = (y.detach() - e).abs().max() / e.abs().max()
             assert error < 1e-3, (
-                f"{layer.name}, {passed}: result {k} of {form.who} and symkern differ by {float(error):.1e} of its maximum"
+                f"{layer.name}, {passed}: result {k} of {form.who} and symkern differ by {float(error):.1e} of its top"
             )
 
 

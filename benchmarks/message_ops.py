@@ -135,21 +135,23 @@ def interaction(graph: Graph, width: int, dtype: torch.dtype = torch.float32) ->
         "conv.output": "conv.lin2",
         "linear": "lin",
     }
-    theirs = dict(block.named_parameters())
+    given = dict(block.named_parameters())
     weights, others = [], []
     for name, parameter in own.named_parameters():
         layer, _, kind = name.rpartition(".")
-        others.append(theirs[f"{names[layer]}.{kind}"])
+        others.append(given[f"{names[layer]}.{kind}"])
         parameter.data.copy_(others[-1].data)
         weights.append(parameter)
     nb = graph.nb
     inputs = _leaves(dtype, leaf(nb.num_nodes, width), _distances(graph)[0])
     edge_index = torch.stack(_ends(graph))
+
+    def theirs(h: Tensor, d: Tensor) -> tuple[Tensor, ...]:
+        return (block(h, edge_index, d, smearing(d)),)
+
     forms = [
         Form(OURS, "fused", "", lambda h, d: (own(h, d, nb),), weights),
-        Form(
-            "PyG", "basis and InteractionBlock", "eager", lambda h, d: (block(h, edge_index, d, smearing(d)),), others
-        ),
+        Form("PyG", "basis and InteractionBlock", "eager", theirs, others),
     ]
     # a filter serves both directions of a pair
     flops = nb.num_edges * (FILTER_BASIS * width + width**2)
