@@ -2,7 +2,7 @@
 
 python -m pytest benchmarks            full run, writes results/<machine>.{json,md}
 python -m pytest benchmarks --quick    about a minute; like every partial run it writes to build/bench/ only
-python -m pytest benchmarks --large    also the layers' largest comparisons, which take another quarter of an hour
+python -m pytest benchmarks --large    also the layers' largest comparisons, which take longer than all others
 """
 
 from __future__ import annotations
