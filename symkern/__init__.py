@@ -53,6 +53,7 @@ _EXPORTS = {
     "load_model": "symkern.normalized",
     "ModelFileError": "symkern.saved",
     "Calculator": "symkern.calculator",
+    "reference_mode": "symkern._reference",
 }
 _MODULES = {"data", "host", "models", "nn", "ops", "testing", "training", "transforms", "units"}
 
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from symkern import training as training
     from symkern import transforms as transforms
     from symkern import units as units
+    from symkern._reference import reference_mode as reference_mode
     from symkern.calculator import Calculator as Calculator
     from symkern.canonical import Canonical as Canonical
     from symkern.elements import Element as Element

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -97,7 +96,7 @@ def painn_message(
         padded(work(filter_weight), -2),
         padded(work(filter_bias), -1),
     )
-    dq, dmu = torch.ops.symkern.painn_message.default(
+    dq, dmu = LADDER(
         *floats, nb.edge_index, nb.row_ptr, reverse_of(nb), *by_sender(nb, phi), *settings, precision(phi)
     )
     if f % LANES:
