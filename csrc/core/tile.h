@@ -1,6 +1,6 @@
-// Passes over edges in tiles: a few dozen edges at a time go through a small network, and what is left of them is summed
-// at atoms, at edges, or in the gradients of weights. Nothing as long as the edges and as wide as the features is ever
-// written to memory.
+// Passes over edges in tiles: a few dozen edges at a time go through a small network, and what is left of them is
+// summed at atoms, at edges, or in the gradients of weights. Nothing as long as the edges and as wide as the features
+// is ever written to memory.
 //
 // A pass is written once, as a template over a `Block` that executes it: core/tile_simd.h is one host thread with the
 // tile in its caches, core/tile_gpu.cuh a block of device threads with the tile in shared memory. What a Block offers:
@@ -40,6 +40,14 @@ struct TileWeight {
 // A part of all rows, worked on by one Block from its first row to its last.
 struct TileRange {
   int64_t begin, end;
+};
+
+// A pass as compiled for one instruction set: how many numbers its tiles take, and the run over a range.
+template <class Pass>
+struct TileKernel {
+  using S = typename Pass::Scalar;
+  int64_t (*room)(const Pass&);
+  void (*run)(const Pass&, TileRange, S* scratch);
 };
 
 // ---- activations and their derivatives

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "core/simd.h"
+#include "core/simd64.h"
 
 #include "core/tile.h"
 
@@ -180,12 +181,18 @@ struct SimdBlock {
   template <int v>
   static void multiply_rows(int m, const S* a, int64_t lda, const S* b, int k, S* found) {
     switch (m) {
-      case 1: return multiply_<1, v>(a, lda, b, k, found);
-      case 2: return multiply_<2, v>(a, lda, b, k, found);
-      case 3: return multiply_<3, v>(a, lda, b, k, found);
-      case 4: return multiply_<4, v>(a, lda, b, k, found);
-      case 5: return multiply_<5, v>(a, lda, b, k, found);
-      default: return multiply_<6, v>(a, lda, b, k, found);
+      case 1:
+        return multiply_<1, v>(a, lda, b, k, found);
+      case 2:
+        return multiply_<2, v>(a, lda, b, k, found);
+      case 3:
+        return multiply_<3, v>(a, lda, b, k, found);
+      case 4:
+        return multiply_<4, v>(a, lda, b, k, found);
+      case 5:
+        return multiply_<5, v>(a, lda, b, k, found);
+      default:
+        return multiply_<6, v>(a, lda, b, k, found);
     }
   }
   static void multiply(int m, int v, const S* a, int64_t lda, const S* b, int k, S* found) {
@@ -200,12 +207,18 @@ struct SimdBlock {
   template <int v>
   static void outer_rows(int m, int n, const S* a, int64_t lda, const S* b, int64_t ldb, S* out, int64_t ldo) {
     switch (m) {
-      case 1: return outer_<1, v>(n, a, lda, b, ldb, out, ldo);
-      case 2: return outer_<2, v>(n, a, lda, b, ldb, out, ldo);
-      case 3: return outer_<3, v>(n, a, lda, b, ldb, out, ldo);
-      case 4: return outer_<4, v>(n, a, lda, b, ldb, out, ldo);
-      case 5: return outer_<5, v>(n, a, lda, b, ldb, out, ldo);
-      default: return outer_<6, v>(n, a, lda, b, ldb, out, ldo);
+      case 1:
+        return outer_<1, v>(n, a, lda, b, ldb, out, ldo);
+      case 2:
+        return outer_<2, v>(n, a, lda, b, ldb, out, ldo);
+      case 3:
+        return outer_<3, v>(n, a, lda, b, ldb, out, ldo);
+      case 4:
+        return outer_<4, v>(n, a, lda, b, ldb, out, ldo);
+      case 5:
+        return outer_<5, v>(n, a, lda, b, ldb, out, ldo);
+      default:
+        return outer_<6, v>(n, a, lda, b, ldb, out, ldo);
     }
   }
   static void outer(int m, int v, int n, const S* a, int64_t lda, const S* b, int64_t ldb, S* out, int64_t ldo) {
@@ -216,6 +229,23 @@ struct SimdBlock {
     }
     outer_rows<1>(m, n, a, lda, b, ldb, out, ldo);
   }
+};
+
+// A pass, which has `tiles(block)` and is called with a block and a range, for vectors of type L.
+template <class L, class Pass>
+struct SimdPass {
+  using S = typename Pass::Scalar;
+  static int64_t room(const Pass& pass) {
+    S* const start = reinterpret_cast<S*>(uintptr_t{64});  // of no memory: only the distance counts
+    SimdBlock<L> block{start};
+    pass.tiles(block);
+    return block.next - start;
+  }
+  static void run(const Pass& pass, TileRange range, S* scratch) {
+    SimdBlock<L> block{scratch};
+    pass(block, range);
+  }
+  static constexpr TileKernel<Pass> kernel() { return {room, run}; }
 };
 
 }  // namespace
