@@ -54,6 +54,7 @@ _EXPORTS = {
     "ModelFileError": "symkern.saved",
     "Calculator": "symkern.calculator",
     "reference_mode": "symkern._reference",
+    "tabulated_cfconv": "symkern.ops.filter_table",
 }
 _MODULES = {"data", "host", "models", "nn", "ops", "testing", "training", "transforms", "units"}
 
@@ -84,6 +85,7 @@ if TYPE_CHECKING:
     from symkern.ops.edge_angles import edge_angles as edge_angles
     from symkern.ops.edge_vectors import edge_vectors as edge_vectors
     from symkern.ops.emd import emd as emd
+    from symkern.ops.filter_table import tabulated_cfconv as tabulated_cfconv
     from symkern.ops.local_coordinates import local_angles as local_angles
     from symkern.ops.local_coordinates import local_coordinates as local_coordinates
     from symkern.ops.neighbor_list import neighbor_list as neighbor_list

@@ -127,9 +127,7 @@ class SchNet(nn.Module):
         for interaction, own in zip(model.interactions, self.interactions, strict=True):
             assert isinstance(interaction, Interaction)
             if not isinstance(own.conv, CFConv):
-                raise RuntimeError(
-                    "this network is tabulated already: its filters are tables, which approximate others"
-                )
+                raise RuntimeError("this network is tabulated already: tabulate the one that it was made from")
             interaction.conv = own.conv.tabulate(tolerance, slope_tolerance)
         return model.requires_grad_(False).eval()
 

@@ -6,3 +6,4 @@ from symkern.nn.cfconv import CFConv as CFConv
 from symkern.nn.egnn import EGNNLayer as EGNNLayer
 from symkern.nn.radial import RadialBasis as RadialBasis
 from symkern.nn.radial import cosine_cutoff as cosine_cutoff
+from symkern.nn.tabulated import TabulatedCFConv as TabulatedCFConv

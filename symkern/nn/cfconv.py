@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 
-import torch
 from torch import Tensor, nn
 
 from symkern._check import same_precision
@@ -71,8 +70,7 @@ class CFConv(nn.Module):
             ValueError: tolerances that are not positive, or out of reach of the precision of the parameters.
         """
         network = nn.Sequential(self.basis, self.filter)
-        weight = self.input.weight
-        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        dtype = self.input.weight.dtype
         table, error, largest = tabulate(network, self.cutoff, dtype, tolerance, slope_tolerance)
         layers = copy.deepcopy(self.input), copy.deepcopy(self.output)
         return TabulatedCFConv(table, self.cutoff, *layers, error, largest)

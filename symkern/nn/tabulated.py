@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import jvp
 
+from symkern._check import same_precision
 from symkern._reference import reference_mode
 from symkern.neighbors import Neighbors
 from symkern.nn.basic import check_features, check_positive
@@ -63,8 +64,8 @@ class TabulatedCFConv(nn.Module):
     def forward(self, h: Tensor, d: Tensor, nb: Neighbors) -> Tensor:
         """One convolution: arguments, result and errors as `CFConv`, but that `d` must not be negative or infinite."""
         check_features("h", h, nb.num_nodes, self.input.in_features)
-        x = self.input(h)
-        out: Tensor = self.output(tabulated_cfconv(x, d.to(x.dtype), nb, self.cutoff, self.table.to(work_of(x))))
+        x, d = same_precision(self.input(h), d)  # as in CFConv
+        out: Tensor = self.output(tabulated_cfconv(x, d, nb, self.cutoff, self.table.to(_working(x.dtype))))
         return out
 
     def extra_repr(self) -> str:
@@ -72,20 +73,22 @@ class TabulatedCFConv(nn.Module):
         return f"cutoff={self.cutoff:g} Å, {self.knots} knots, error {value:.1e} of values and {slope:.1e} of slopes"
 
 
-def work_of(x: Tensor) -> torch.dtype:
-    """The dtype that the op computes in."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
+def _working(dtype: torch.dtype) -> torch.dtype:
+    """What the op computes in."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def tabulate(
-    network: nn.Module, cutoff: float, dtype: torch.dtype, tolerance: float, slope_tolerance: float
+    network: nn.Module, cutoff: float, parameters: torch.dtype, tolerance: float, slope_tolerance: float
 ) -> tuple[Tensor, tuple[float, float], tuple[float, float]]:
     """Table, errors and largest values of the filter ``network(d)`` (E,) to (E, F) times the cosine cutoff.
 
     Raises:
-        ValueError: tolerances that are not positive, or that no table of a sensible size in `dtype` reaches.
+        ValueError: tolerances that are not positive, or that no table of a sensible size reaches in the precision of
+            the `parameters`.
     """
     check_positive(tolerance=tolerance, slope_tolerance=slope_tolerance)
+    dtype = _working(parameters)
     exact = copy.deepcopy(network).double().requires_grad_(False)
     knots, best = _FEWEST, (math.inf, math.inf)
     while knots <= _MOST:
