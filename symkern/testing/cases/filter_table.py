@@ -75,6 +75,8 @@ CASE = Case(
         _bad("cutoff", "cutoff must be positive and finite, got 0", cutoff=0.0),
         _bad("no graph", "nb must be symkern.Neighbors", TypeError, nb=lambda nb: nb.edge_index),
     ),
+    # the place in the table, d / step, is rounded before its whole part is taken off
+    floor=32.0,
     sizes={
         "128 x 18, F = 64": Size(
             _filters(graph((18,) * 128, density=0.5), 64, 100),
