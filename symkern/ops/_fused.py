@@ -30,9 +30,7 @@ def check_arguments(nb: Any, named: dict[str, Tensor | None], optional: tuple[st
         raise ValueError(f"{first} must be float32, float64, float16 or bfloat16, got {str(like.dtype)[6:]}")
     for name, value in named.items():
         if value is not None and value.dtype != like.dtype:
-            raise ValueError(
-                f"{name} must be {str(like.dtype)[6:]}, as {first} is, got {str(value.dtype)[6:]}"
-            )
+            raise ValueError(f"{name} must be {str(like.dtype)[6:]}, as {first} is, got {str(value.dtype)[6:]}")
 
 
 def padded(x: Tensor | None, *axes: int) -> Tensor | None:
@@ -51,8 +49,9 @@ def work(x: Tensor | None) -> Tensor | None:
 
 
 def precision(x: Tensor) -> int:
-    """1 where products may be taken in TF32 (CUDA): half-precision inputs, or wherever torch itself may."""
-    return int(x.dtype in HALF or (x.is_cuda and torch.get_float32_matmul_precision() != "highest"))
+    """1 where products may be taken in TF32 (CUDA): half-precision inputs, autocast, or wherever torch itself may."""
+    low = x.dtype in HALF or torch.is_autocast_enabled(x.device.type)
+    return int(low or (x.is_cuda and torch.get_float32_matmul_precision() != "highest"))
 
 
 def by_sender(nb: Neighbors, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -64,6 +63,11 @@ def real_edges(edge_index: Tensor, row_ptr: Tensor) -> tuple[Tensor, Tensor]:
     """Senders and receivers without padding, for references."""
     edges = edge_index[:, : int(row_ptr[-1])]
     return edges[0], edges[1]
+
+
+def is_real(edge_index: Tensor, row_ptr: Tensor) -> Tensor:
+    """(E, 1) bool: false for padding. Unlike the length of `real_edges`, it can be traced."""
+    return (torch.arange(edge_index.shape[1], device=row_ptr.device) < row_ptr[-1]).unsqueeze(1)
 
 
 def sum_to(rows: Tensor, index: Tensor, count: int) -> Tensor:
