@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from symkern._reference import by_reference
 from symkern.neighbors import Neighbors
 from symkern.nn.basic import check_choice, mlp, xavier
 from symkern.nn.painn import GatedMLP
@@ -92,5 +93,7 @@ EQUIVARIANT: dict[str, Callable[[int, Sequence[int]], nn.Module]] = {
 def _centred(pos: Tensor, nb: Neighbors) -> Tensor:
     """Positions from the centroid of their structure."""
     centroid = segment_mean(pos, nb.ptr)
+    if by_reference():
+        return pos - centroid[nb.batch]
     own: Tensor = torch.ops.symkern.segment_expand.default(centroid, nb.ptr, len(pos), False)
     return pos - own
