@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -110,12 +111,18 @@ def _derivatives(network: nn.Module, cutoff: float, d: Tensor, order: int) -> li
     """W u and its first one or two derivatives at distances up to the cutoff, there those from below."""
     one = torch.ones_like(d)
 
-    def slope(x: Tensor) -> tuple[Tensor, Tensor]:
-        found: tuple[Tensor, Tensor] = jvp(network, (x,), (one,))
-        return found
+    def slope(x: Tensor) -> Any:
+        return jvp(network, (x,), (one,))
 
+    w: Tensor
+    dw: Tensor
+    ddw: Tensor | None = None
     with torch.no_grad(), reference_mode():
-        (w, dw), (_, ddw) = jvp(slope, (d,), (one,)) if order > 1 else (slope(d), (None, None))
+        if order > 1:
+            twice: Any = jvp(slope, (d,), (one,))
+            (w, dw), (_, ddw) = twice
+        else:
+            w, dw = slope(d)
     phase = (math.pi / cutoff) * d.unsqueeze(1)
     u, du = (1 + torch.cos(phase)) / 2, -(math.pi / cutoff) / 2 * torch.sin(phase)
     found = [w * u, dw * u + w * du]
