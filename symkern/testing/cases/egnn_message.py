@@ -151,7 +151,7 @@ def _bytes(inputs: Inputs, output: Any) -> int:
 def _flops(inputs: Inputs, output: Any) -> int:
     """Of the split form: K + H products per edge and feature, and H for the head."""
     edges, (hidden, attributes) = inputs["nb"].num_edges, inputs["first_weight"].shape
-    return 2 * edges * hidden * (attributes + hidden * (2 if "head_weight" in inputs else 1))
+    return int(2 * edges * hidden * (attributes + hidden * (2 if "head_weight" in inputs else 1)))
 
 
 _LARGE = _complete(128, 18)
