@@ -3,6 +3,7 @@
 #pragma once
 
 #include "core/simd.h"
+#include "core/simd64.h"
 
 #include "core/tile.h"
 
