@@ -68,6 +68,7 @@
 #define SYMKERN_KERNEL [[maybe_unused]] static __global__ void
 #define SYMKERN_BOUNDS(...) __launch_bounds__(__VA_ARGS__)
 #define SYMKERN_DEVICE __device__ __forceinline__
+#define SYMKERN_UNROLL _Pragma("unroll")
 #define SYMKERN_SHARED(type, name, count) __shared__ __align__(16) type name[count]
 #define SYMKERN_DYNAMIC_SHARED(type, name)          \
   extern __shared__ uint4 symkern_dynamic_shared[]; \
@@ -76,6 +77,7 @@
 #define SYMKERN_KERNEL [[maybe_unused]] static void
 #define SYMKERN_BOUNDS(...)
 #define SYMKERN_DEVICE inline
+#define SYMKERN_UNROLL
 // The static in the lambda gives one key per declaration and template instance, as one __shared__ variable does.
 #define SYMKERN_SHARED(type, name, count)                                       \
   auto& name = ::symkern::simt::shared_array<type, count>([]() -> const void* { \
@@ -204,7 +206,7 @@ Room room([[maybe_unused]] void (*kernel)(P...), [[maybe_unused]] int threads) {
                      static_cast<std::size_t>(found.blocks) * (static_cast<std::size_t>(reserved) + made.sharedSizeBytes);
   return found;
 #else
-  return {2, 2, simt::config().shared_limit - 8 * 1024, 2 * simt::config().shared_limit};  // for static arrays
+  return {2, 2, simt::config().shared_limit - 9 * 1024, 2 * simt::config().shared_limit};  // 9 KB of static arrays
 #endif
 }
 

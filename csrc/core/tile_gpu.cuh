@@ -102,12 +102,12 @@ struct GpuBlock {
     const int r = thread() / 4;
     V sums[m];
     S found[m];
-#pragma unroll
+SYMKERN_UNROLL
     for (int j = 0; j < m; ++j) sums[j] = Lanes::splat(0);
     if (r < n) {
       for (int c = thread() % 4 * 4; c < width; c += 16) f(r, c, sums);
     }
-#pragma unroll
+SYMKERN_UNROLL
     for (int j = 0; j < m; ++j) {
       found[j] = Lanes::sum(sums[j]);
       found[j] += __shfl_xor_sync(gpu::full_mask, found[j], 1);
@@ -133,7 +133,7 @@ struct GpuBlock {
         const int r = (unit & halves) * 32 + g, strip_ = unit >> halves;
         float c[2][2][4] = {};
         multiply(c, n, r, a, lda, w, w.data + static_cast<int64_t>(strip_) * padded_rows(w.k) * 16);
-#pragma unroll
+SYMKERN_UNROLL
         for (int i = 0; i < 4; ++i) {
           const float(&even)[4] = c[i / 2][0], (&odd)[4] = c[i / 2][1];
           const int j = i % 2 * 2;
@@ -146,7 +146,7 @@ struct GpuBlock {
         const int r = unit / quads * 4, c = unit % quads * 4;
         V sums[4];
         multiply(sums, n, r, a, lda, w, c);
-#pragma unroll
+SYMKERN_UNROLL
         for (int i = 0; i < 4; ++i) {
           if (r + i < n) f(r + i, c, sums[i]);
         }
@@ -183,7 +183,7 @@ struct GpuBlock {
       const int mine = first + thread();
       if (thread() < strip && mine < width) {
         S total = 0;
-#pragma unroll
+SYMKERN_UNROLL
         for (int k = 0; k < warps; ++k) total += partial[k * strip + thread()];
         out[mine] += total;
       }
@@ -200,13 +200,12 @@ struct GpuBlock {
       const int begin = starts[run], end = starts[run + 1];
       const int64_t at = index(begin);
       V sums[m];
-#pragma unroll
+SYMKERN_UNROLL
       for (int j = 0; j < m; ++j) sums[j] = Lanes::splat(0);
       if (c < width) {
-#pragma unroll 2
         for (int r = begin + part; r < end; r += 4) f(r, c, sums);
       }
-#pragma unroll
+SYMKERN_UNROLL
       for (int j = 0; j < m; ++j) {
         add_lanes(sums[j], 8), add_lanes(sums[j], 16);
         if (part == j % 4 && c < width && at >= 0) {
@@ -282,17 +281,17 @@ struct GpuBlock {
   // Two steps over 8 of the inner index: numbers x, y and z, w of the lanes' quads.
   template <int M, int N>
   static SYMKERN_DEVICE void multiply_quads(float (&c)[M][N][4], const V (&a)[2 * M], const V (&b)[N]) {
-#pragma unroll
+SYMKERN_UNROLL
     for (int step = 0; step < 2; ++step) {
       float left[M][4], right[N][2], left_rest[M][4], right_rest[N][2];
-#pragma unroll
+SYMKERN_UNROLL
       for (int i = 0; i < M; ++i) {
         const V top = a[2 * i], bottom = a[2 * i + 1];
         const float given[4] = {step ? top.z : top.x, step ? bottom.z : bottom.x, step ? top.w : top.y,
                                 step ? bottom.w : bottom.y};
         split(given, left[i], left_rest[i]);
       }
-#pragma unroll
+SYMKERN_UNROLL
       for (int j = 0; j < N; ++j) {
         const float given[2] = {step ? b[j].z : b[j].x, step ? b[j].w : b[j].y};
         split(given, right[j], right_rest[j]);
@@ -305,9 +304,9 @@ struct GpuBlock {
   static SYMKERN_DEVICE void multiply_fragments(float (&c)[M][N][4], const float (&left)[M][4],
                                                 const float (&left_rest)[M][4], const float (&right)[N][2],
                                                 const float (&right_rest)[N][2]) {
-#pragma unroll
+SYMKERN_UNROLL
     for (int i = 0; i < M; ++i) {
-#pragma unroll
+SYMKERN_UNROLL
       for (int j = 0; j < N; ++j) {
         if constexpr (math == TileMath::tf32x3) {
           gpu::mma_m16n8k8_tf32(c[i][j], left_rest[i], right[j]);
@@ -320,7 +319,7 @@ struct GpuBlock {
 
   template <int count>
   static SYMKERN_DEVICE void split(const float (&x)[count], float (&high)[count], float (&rest)[count]) {
-#pragma unroll
+SYMKERN_UNROLL
     for (int i = 0; i < count; ++i) {
       high[i] = gpu::to_tf32(x[i]);
       if constexpr (math == TileMath::tf32x3) rest[i] = gpu::to_tf32(x[i] - high[i]);
@@ -334,7 +333,7 @@ struct GpuBlock {
     piece += gpu::lane() * 4;
     for (int k = 4 * t; k < w.k + 4 * t; k += 16, piece += 256) {
       V left[4], right[2] = {Lanes::load(piece), Lanes::load(piece + 128)};
-#pragma unroll
+SYMKERN_UNROLL
       for (int i = 0; i < 4; ++i) {
         left[i] = r + 8 * i < n ? load_some(a + (r + 8 * i) * lda, lda, k, w.k) : Lanes::splat(0);
       }
@@ -357,27 +356,27 @@ struct GpuBlock {
         const V b1 = r + 4 < n ? load_some(b + (r + 4) * ldb, ldb, c0 + 4 * g, width) : zero;
         given_right[0][0] = b0.x, given_right[1][0] = b0.y, given_right[2][0] = b0.z, given_right[3][0] = b0.w;
         given_right[0][1] = b1.x, given_right[1][1] = b1.y, given_right[2][1] = b1.z, given_right[3][1] = b1.w;
-#pragma unroll
+SYMKERN_UNROLL
         for (int i = 0; i < M; ++i) {
-#pragma unroll
+SYMKERN_UNROLL
           for (int j = 0; j < 4; ++j) {  // rows g and g + 8 of the fragment, then the same for rows t + 4 of a
             const int row = r + j / 2 * 4, column = i0 + 2 * i + j % 2;
             given_left[i][j] = row < n && column < m ? a[row * lda + column] : 0.0f;
           }
         }
         float left[M][4], left_rest[M][4], right[4][2], right_rest[4][2];
-#pragma unroll
+SYMKERN_UNROLL
         for (int i = 0; i < M; ++i) split(given_left[i], left[i], left_rest[i]);
-#pragma unroll
+SYMKERN_UNROLL
         for (int j = 0; j < 4; ++j) split(given_right[j], right[j], right_rest[j]);
         multiply_fragments(c, left, left_rest, right, right_rest);
       }
       // column 4 x + j of the strip is column x of fragment j: a lane has x = 2 t and 2 t + 1
-#pragma unroll
+SYMKERN_UNROLL
       for (int i = 0; i < 2 * M; ++i) {
         const int row = i0 + i, j = i % 2 * 2;
         if (row >= m) continue;
-#pragma unroll
+SYMKERN_UNROLL
         for (int x = 0; x < 2; ++x) {
           const float(&f)[M][4][4] = c;
           add_some(out + static_cast<int64_t>(row) * width, width, c0 + 8 * t + 4 * x,
@@ -403,12 +402,12 @@ struct GpuBlock {
   static SYMKERN_DEVICE void multiply(V (&sums)[4], int n, int r, const S* a, int64_t lda, const TileWeight<S>& w,
                                       int c) {
     const S* row[4];
-#pragma unroll
+SYMKERN_UNROLL
     for (int i = 0; i < 4; ++i) sums[i] = Lanes::splat(0), row[i] = a + (r + i < n ? r + i : n - 1) * lda;
     const S* right = w.data + c;
     for (int k = 0; k < w.k; ++k, right += w.n) {
       const V b = Lanes::load(right);
-#pragma unroll
+SYMKERN_UNROLL
       for (int i = 0; i < 4; ++i) sums[i] = multiply_add(Lanes::splat(row[i][k]), b, sums[i]);
     }
   }
@@ -418,7 +417,7 @@ struct GpuBlock {
     for (int unit = thread(); unit < units; unit += threads) {
       const int i0 = unit / quads * 4, c = unit % quads * 4;
       V sums[4];
-#pragma unroll
+SYMKERN_UNROLL
       for (int i = 0; i < 4; ++i) sums[i] = Lanes::splat(0);
       for (int r = 0; r < n; ++r) {
         const V left = load_some(a + r * lda, lda, i0, m), right = load_some(b + r * ldb, ldb, c, width);
@@ -427,7 +426,7 @@ struct GpuBlock {
         sums[2] = multiply_add(Lanes::splat(left.z), right, sums[2]);
         sums[3] = multiply_add(Lanes::splat(left.w), right, sums[3]);
       }
-#pragma unroll
+SYMKERN_UNROLL
       for (int i = 0; i < 4; ++i) {
         if (i0 + i < m) add_some(out + static_cast<int64_t>(i0 + i) * width, width, c, sums[i]);
       }
