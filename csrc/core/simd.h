@@ -86,6 +86,18 @@ SYMKERN_INLINE VF exponential(VF x) {
   return select(x < low, VF{}, (p + p) * half);
 }
 
+// log(1 + x) to 1 ulp for 0 <= x <= 1, as 2 artanh(t) with t = x / (2 + x) <= 1/3: odd minimax polynomial in t.
+SYMKERN_INLINE VF log_one_plus(VF x) {
+  const VF t = x / (x + 2.0f), t2 = t * t;
+  VF p = splat_f(0.121508345f);
+  p = multiply_add(p, t2, splat_f(0.107135929f));
+  p = multiply_add(p, t2, splat_f(0.143084824f));
+  p = multiply_add(p, t2, splat_f(0.199994370f));
+  p = multiply_add(p, t2, splat_f(0.333333373f));
+  const VF twice = t + t;
+  return multiply_add(p * t2, twice, twice);
+}
+
 // Both to about 1 ulp of 1: quarter turns are removed in three parts, whose products with up to 2^13 turns are exact.
 SYMKERN_INLINE void sine_cosine(VF x, VF& s, VF& c) {
   VI n;

@@ -1,6 +1,6 @@
-// Passes over edges in tiles: a few dozen edges at a time go through a small network, and what is left of them is summed
-// at atoms, at edges, or in the gradients of weights. Nothing as long as the edges and as wide as the features is ever
-// written to memory.
+// Passes over edges in tiles: a few dozen edges at a time go through a small network, and what is left of them is
+// summed at atoms, at edges, or in the gradients of weights. Nothing as long as the edges and as wide as the features
+// is ever written to memory.
 //
 // A pass is written once, as a template over a `Block` that executes it: core/tile_simd.h is one host thread with the
 // tile in its caches, core/tile_gpu.cuh a block of device threads with the tile in shared memory. What a Block offers:
@@ -12,12 +12,16 @@
 //   each(n, width, f)              f(r, c) for rows r < n and columns c = 0, W, 2 W ... < width, W = Lanes::width
 //   each_row(n, f)                 f(r), one call per row
 //   dot(n, width, f, g)            g(r, sum): sum over columns of the vectors f(r, c)
+//   dots<m>(n, width, f, g)        g(r, sums) with m sums over columns at once: f(r, c, sums) adds its vectors to them
 //   product(n, a, lda, w, f)       f(r, c, V): rows of a (n, w.k) times w (w.k, w.n), a `TileWeight`
 //   weight(w)                      the same weight, perhaps closer to the Block
 //   add_product(n, a, lda, m, b, ldb, width, out)   out (m, width) += transpose of a (n, m) times b (n, width)
 //   add_columns(n, width, f, out)  out[c] += sum over rows of f(r, c)
 //   add_to(n, width, index, f, out)                 out[index(r)][c] += f(r, c), out (_, width); rows of equal index
 //                                  that follow each other are added up first. On the device equal ones must do so.
+//   add_parts<m>(n, width, index, f, out)           the same for rows of m parts, out (_, m, width): f(r, c, sums) adds
+//   m
+//                                  vectors to sums
 //
 // Widths are multiples of 16, except those of `tile` and the `lda`-strided left side of products, and `width` of
 // add_product with its `m`. Every function ends with all threads of the Block done. Sums run in an order that depends
@@ -60,6 +64,14 @@ template <class S, class V>
 SYMKERN_FORMULA Activation<V> silu(V x) {
   const V s = sigmoid<S>(x), rest = s * (S(1) - s);  // s'
   return {x * s, s + x * rest, rest * (S(2) + x * (S(1) - s - s))};
+}
+
+// log(1 + e^x) - log 2: nothing overflows, and nothing is lost where x is large
+template <class S, class V>
+SYMKERN_FORMULA Activation<V> shifted_softplus(V x) {
+  const V y = exponential(select(x > S(0), -x, x)), s = reciprocal(y + S(1)), small = y * s;
+  return {select(x > S(0), x, y * S(0)) + (log_one_plus(y) - S(0.693147180559945309417)), select(x > S(0), s, small),
+          small * s};
 }
 
 }  // namespace symkern

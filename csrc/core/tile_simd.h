@@ -72,6 +72,18 @@ struct SimdBlock {
     }
   }
 
+  template <int m, class F, class G>
+  SYMKERN_INLINE void dots(int n, int width, F f, G g) {
+    for (int r = 0; r < n; ++r) {
+      V sums[m];
+      S found[m];
+      for (int j = 0; j < m; ++j) sums[j] = L::splat(0);
+      for (int c = 0; c < width; c += W) f(r, c, sums);
+      for (int j = 0; j < m; ++j) found[j] = L::sum(sums[j]);
+      g(r, found);
+    }
+  }
+
   template <class F>
   SYMKERN_INLINE void product(int n, const S* a, int64_t lda, const TileWeight<S>& w, F f) {
     alignas(64) S found[R * P * W];
@@ -118,6 +130,37 @@ struct SimdBlock {
         V sum = f(begin, c);
         for (int r = begin + 1; r < end; ++r) sum += f(r, c);
         L::store(to + c, L::load(to + c) + sum);
+      }
+    }
+  }
+
+  // Several columns at a time, so that what f looks up for a row is looked up less often.
+  template <int m, class I, class F>
+  SYMKERN_INLINE void add_parts(int n, int width, I index, F f, S* out) {
+    constexpr int U = 16 / W < 1 ? 1 : 16 / W;  // 16 columns: widths are multiples of that
+    for (int begin = 0, end; begin < n; begin = end) {
+      const int64_t at = index(begin);
+      for (end = begin + 1; end < n && index(end) == at;) ++end;
+      S* to = out + at * m * width;
+      for (int c = 0; c < width; c += U * W) {
+        V sums[U][m];
+#pragma GCC unroll 8
+        for (int u = 0; u < U; ++u) {
+#pragma GCC unroll 4
+          for (int j = 0; j < m; ++j) sums[u][j] = L::splat(0);
+        }
+        for (int r = begin; r < end; ++r) {
+#pragma GCC unroll 8
+          for (int u = 0; u < U; ++u) f(r, c + u * W, sums[u]);
+        }
+#pragma GCC unroll 8
+        for (int u = 0; u < U; ++u) {
+#pragma GCC unroll 4
+          for (int j = 0; j < m; ++j) {
+            S* p = to + j * width + c + u * W;
+            L::store(p, L::load(p) + sums[u][j]);
+          }
+        }
       }
     }
   }
@@ -181,12 +224,18 @@ struct SimdBlock {
   template <int v>
   static void multiply_rows(int m, const S* a, int64_t lda, const S* b, int k, S* found) {
     switch (m) {
-      case 1: return multiply_<1, v>(a, lda, b, k, found);
-      case 2: return multiply_<2, v>(a, lda, b, k, found);
-      case 3: return multiply_<3, v>(a, lda, b, k, found);
-      case 4: return multiply_<4, v>(a, lda, b, k, found);
-      case 5: return multiply_<5, v>(a, lda, b, k, found);
-      default: return multiply_<6, v>(a, lda, b, k, found);
+      case 1:
+        return multiply_<1, v>(a, lda, b, k, found);
+      case 2:
+        return multiply_<2, v>(a, lda, b, k, found);
+      case 3:
+        return multiply_<3, v>(a, lda, b, k, found);
+      case 4:
+        return multiply_<4, v>(a, lda, b, k, found);
+      case 5:
+        return multiply_<5, v>(a, lda, b, k, found);
+      default:
+        return multiply_<6, v>(a, lda, b, k, found);
     }
   }
   static void multiply(int m, int v, const S* a, int64_t lda, const S* b, int k, S* found) {
@@ -201,12 +250,18 @@ struct SimdBlock {
   template <int v>
   static void outer_rows(int m, int n, const S* a, int64_t lda, const S* b, int64_t ldb, S* out, int64_t ldo) {
     switch (m) {
-      case 1: return outer_<1, v>(n, a, lda, b, ldb, out, ldo);
-      case 2: return outer_<2, v>(n, a, lda, b, ldb, out, ldo);
-      case 3: return outer_<3, v>(n, a, lda, b, ldb, out, ldo);
-      case 4: return outer_<4, v>(n, a, lda, b, ldb, out, ldo);
-      case 5: return outer_<5, v>(n, a, lda, b, ldb, out, ldo);
-      default: return outer_<6, v>(n, a, lda, b, ldb, out, ldo);
+      case 1:
+        return outer_<1, v>(n, a, lda, b, ldb, out, ldo);
+      case 2:
+        return outer_<2, v>(n, a, lda, b, ldb, out, ldo);
+      case 3:
+        return outer_<3, v>(n, a, lda, b, ldb, out, ldo);
+      case 4:
+        return outer_<4, v>(n, a, lda, b, ldb, out, ldo);
+      case 5:
+        return outer_<5, v>(n, a, lda, b, ldb, out, ldo);
+      default:
+        return outer_<6, v>(n, a, lda, b, ldb, out, ldo);
     }
   }
   static void outer(int m, int v, int n, const S* a, int64_t lda, const S* b, int64_t ldb, S* out, int64_t ldo) {
