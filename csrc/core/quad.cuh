@@ -50,6 +50,8 @@ SYMKERN_QUAD_OPERATOR(/)
   }
 SYMKERN_QUAD_COMPARISON(<)
 SYMKERN_QUAD_COMPARISON(>)
+SYMKERN_QUAD_COMPARISON(<=)
+SYMKERN_QUAD_COMPARISON(>=)
 #undef SYMKERN_QUAD_COMPARISON
 
 template <class S>
@@ -85,6 +87,19 @@ SYMKERN_FORMULA void sine_cosine(Quad<S> a, Quad<S>& s, Quad<S>& c) {
   sine_cosine(a.x, s.x, c.x), sine_cosine(a.y, s.y, c.y), sine_cosine(a.z, s.z, c.z), sine_cosine(a.w, s.w, c.w);
 }
 
+// The first n numbers, one at a time; the others are zero, and their memory is not touched.
+template <class S>
+SYMKERN_DEVICE Quad<S> load_first_of_four(const S* p, int64_t n) {
+  return {n > 0 ? p[0] : S(0), n > 1 ? p[1] : S(0), n > 2 ? p[2] : S(0), n > 3 ? p[3] : S(0)};
+}
+template <class S>
+SYMKERN_DEVICE void store_first_of_four(S* p, Quad<S> v, int64_t n) {
+  if (n > 0) p[0] = v.x;
+  if (n > 1) p[1] = v.y;
+  if (n > 2) p[2] = v.z;
+  if (n > 3) p[3] = v.w;
+}
+
 // The type that loops over vectors are written for.
 template <class S>
 struct QuadLanes;
@@ -100,6 +115,8 @@ struct QuadLanes<float> {
     return {v.x, v.y, v.z, v.w};
   }
   SYMKERN_DEVICE static void store(float* p, Vector v) { gpu::store16(p, float4{v.x, v.y, v.z, v.w}); }
+  SYMKERN_DEVICE static Vector load_first(const float* p, int64_t n) { return load_first_of_four(p, n); }
+  SYMKERN_DEVICE static void store_first(float* p, Vector v, int64_t n) { store_first_of_four(p, v, n); }
   SYMKERN_FORMULA static float sum(Vector v) { return (v.x + v.y) + (v.z + v.w); }
 };
 
@@ -116,6 +133,8 @@ struct QuadLanes<double> {
   SYMKERN_DEVICE static void store(double* p, Vector v) {
     gpu::store16(p, double2{v.x, v.y}), gpu::store16(p + 2, double2{v.z, v.w});
   }
+  SYMKERN_DEVICE static Vector load_first(const double* p, int64_t n) { return load_first_of_four(p, n); }
+  SYMKERN_DEVICE static void store_first(double* p, Vector v, int64_t n) { store_first_of_four(p, v, n); }
   SYMKERN_FORMULA static double sum(Vector v) { return (v.x + v.y) + (v.z + v.w); }
 };
 

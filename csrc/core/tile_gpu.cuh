@@ -21,7 +21,7 @@ enum class TileMath { fma, tf32, tf32x3 };
 // Planted by tests.
 enum class TileBug { none, product_barrier, each_barrier, dot_barrier, run_barrier, column_barrier, weight_barrier };
 
-constexpr int kTileRows = 64, kTileThreads = 256;
+constexpr int kTileThreads = 256;
 
 SYMKERN_HD constexpr int tile_stride(int width) { return (width + 15) / 16 * 16 | 16; }
 SYMKERN_HD constexpr int padded_rows(int k) { return (k + 15) / 16 * 16; }
@@ -48,19 +48,22 @@ SYMKERN_HD int64_t packed_at(int k, int n, int kk, int width) {
   return (static_cast<int64_t>(n / 16) * (kk / 16) + k / 16) * 256 + half * 128 + (g * 4 + x / 4) * 4 + x % 4;
 }
 
-template <class S, TileMath math_, TileBug bug = TileBug::none>
+// rows_: 64, or 32 for passes with so many tiles that fewer rows are better than tiles in global memory.
+template <class S, TileMath math_, int rows_ = 64, TileBug bug = TileBug::none>
 struct GpuBlock {
   using Scalar = S;
   using Lanes = QuadLanes<S>;
   using V = Quad<S>;
   static constexpr TileMath math = math_;
-  static constexpr int rows = kTileRows, threads = kTileThreads, warps = threads / 32;
+  static constexpr int rows = rows_, threads = kTileThreads, warps = threads / 32;
+  static constexpr int row_lanes = threads / rows;  // lanes per row of sums over columns
   static constexpr int strip = 128;  // columns that add_columns sums at a time
-  static_assert(rows == 64 && threads == 4 * rows, "two halves of 32 rows, a thread per quarter of a row");
+  static constexpr int row_tiles = rows / 32;       // 16-row fragments of a warp's part of a product
+  static_assert(rows == 32 || rows == 64);
 
   TileRoom<S> room;
   S* partial;   // (warps, strip), shared
-  int* starts;  // (rows + 2), shared
+  int* starts;  // (rows + 4), shared
 
   static SYMKERN_HD constexpr int ld(int width) { return tile_stride(width); }
   SYMKERN_DEVICE S* tile(int width) { return room.tile(static_cast<int64_t>(rows) * ld(width)); }
@@ -96,25 +99,24 @@ struct GpuBlock {
     __syncthreads();
   }
 
-  // Four lanes per row.
   template <int m, class F, class G>
   SYMKERN_DEVICE void dots(int n, int width, F f, G g) {
-    const int r = thread() / 4;
+    const int r = thread() / row_lanes, lane = thread() % row_lanes;
     V sums[m];
     S found[m];
 SYMKERN_UNROLL
     for (int j = 0; j < m; ++j) sums[j] = Lanes::splat(0);
     if (r < n) {
-      for (int c = thread() % 4 * 4; c < width; c += 16) f(r, c, sums);
+      for (int c = 4 * lane; c < width; c += 4 * row_lanes) f(r, c, sums);
     }
 SYMKERN_UNROLL
     for (int j = 0; j < m; ++j) {
       found[j] = Lanes::sum(sums[j]);
-      found[j] += __shfl_xor_sync(gpu::full_mask, found[j], 1);
-      found[j] += __shfl_xor_sync(gpu::full_mask, found[j], 2);
+      SYMKERN_UNROLL
+      for (int step = 1; step < row_lanes; step *= 2) found[j] += __shfl_xor_sync(gpu::full_mask, found[j], step);
     }
     __syncthreads();  // g may write where f reads
-    if (r < n && thread() % 4 == 0) g(r, found);
+    if (r < n && lane == 0) g(r, found);
     barrier<TileBug::dot_barrier>();
   }
 
@@ -124,17 +126,17 @@ SYMKERN_UNROLL
         n, width, [&](int r, int c, V(&sums)[1]) { sums[0] += f(r, c); }, [&](int r, const S(&found)[1]) { g(r, found[0]); });
   }
 
-  // A warp takes 32 rows and 16 columns.
+  // A warp takes half of the rows and 16 columns.
   template <class F>
   SYMKERN_DEVICE void product(int n, const S* a, int64_t lda, const TileWeight<S>& w, F f) {
     if constexpr (tensor()) {
-      const int halves = n > 32 ? 1 : 0, units = (w.n / 16) << halves, g = gpu::lane() / 4, t = gpu::lane() % 4;
+      const int halves = n > rows / 2 ? 1 : 0, units = (w.n / 16) << halves, g = gpu::lane() / 4, t = gpu::lane() % 4;
       for (int unit = gpu::warp(); unit < units; unit += warps) {
-        const int r = (unit & halves) * 32 + g, strip_ = unit >> halves;
-        float c[2][2][4] = {};
+        const int r = (unit & halves) * (rows / 2) + g, strip_ = unit >> halves;
+        float c[row_tiles][2][4] = {};
         multiply(c, n, r, a, lda, w, w.data + static_cast<int64_t>(strip_) * padded_rows(w.k) * 16);
 SYMKERN_UNROLL
-        for (int i = 0; i < 4; ++i) {
+        for (int i = 0; i < 2 * row_tiles; ++i) {
           const float(&even)[4] = c[i / 2][0], (&odd)[4] = c[i / 2][1];
           const int j = i % 2 * 2;
           if (r + 8 * i < n) f(r + 8 * i, strip_ * 16 + 4 * t, V{even[j], even[j + 1], odd[j], odd[j + 1]});
@@ -254,10 +256,10 @@ SYMKERN_UNROLL
     if (r < rows) {
       first = r < n && (r == 0 || index(r) != index(r - 1));
       const unsigned found = __ballot_sync(gpu::full_mask, first);
-      if (gpu::lane() == 0) partial_mask()[gpu::warp()] = found;
+      if (gpu::lane() == 0) run_masks()[gpu::warp()] = found;
     }
     barrier<TileBug::run_barrier>();
-    const unsigned low = partial_mask()[0], high = partial_mask()[1];
+    const unsigned low = run_masks()[0], high = rows > 32 ? run_masks()[1] : 0;
     const int runs = __popc(low) + __popc(high);
     if (first) {
       const unsigned below = (1u << gpu::lane()) - 1u;
@@ -267,13 +269,12 @@ SYMKERN_UNROLL
     __syncthreads();
     return runs;
   }
-  SYMKERN_DEVICE unsigned* partial_mask() { return reinterpret_cast<unsigned*>(starts) + rows + 2; }
+  SYMKERN_DEVICE unsigned* run_masks() { return reinterpret_cast<unsigned*>(starts) + rows + 2; }
 
   // Four numbers of a row, zero beyond its end.
   static SYMKERN_DEVICE V load_some(const S* row, int64_t stride, int c, int width) {
     if (c + 4 <= width && stride % 4 == 0) return Lanes::load(row + c);
-    return {c < width ? row[c] : S(0), c + 1 < width ? row[c + 1] : S(0), c + 2 < width ? row[c + 2] : S(0),
-            c + 3 < width ? row[c + 3] : S(0)};
+    return load_first_of_four(row + c, width - c);
   }
 
   // ---- tensor cores
@@ -326,15 +327,15 @@ SYMKERN_UNROLL
     }
   }
 
-  // Rows r, r + 8, r + 16, r + 24 times the 16 columns whose pieces begin at `piece`.
-  static SYMKERN_DEVICE void multiply(float (&c)[2][2][4], int n, int r, const S* a, int64_t lda,
+  // Rows r, r + 8 ... of half of the tile times the 16 columns whose pieces begin at `piece`.
+  static SYMKERN_DEVICE void multiply(float (&c)[row_tiles][2][4], int n, int r, const S* a, int64_t lda,
                                       const TileWeight<S>& w, const S* piece) {
     const int t = gpu::lane() % 4;
     piece += gpu::lane() * 4;
     for (int k = 4 * t; k < w.k + 4 * t; k += 16, piece += 256) {
-      V left[4], right[2] = {Lanes::load(piece), Lanes::load(piece + 128)};
+      V left[2 * row_tiles], right[2] = {Lanes::load(piece), Lanes::load(piece + 128)};
 SYMKERN_UNROLL
-      for (int i = 0; i < 4; ++i) {
+      for (int i = 0; i < 2 * row_tiles; ++i) {
         left[i] = r + 8 * i < n ? load_some(a + (r + 8 * i) * lda, lda, k, w.k) : Lanes::splat(0);
       }
       multiply_quads(c, left, right);
@@ -390,10 +391,7 @@ SYMKERN_UNROLL
     if (c + 4 <= width && width % 4 == 0) {
       Lanes::store(row + c, Lanes::load(row + c) + v);
     } else {
-      if (c < width) row[c] += v.x;
-      if (c + 1 < width) row[c + 1] += v.y;
-      if (c + 2 < width) row[c + 2] += v.z;
-      if (c + 3 < width) row[c + 3] += v.w;
+      store_first_of_four(row + c, load_first_of_four(row + c, width - c) + v, width - c);
     }
   }
 

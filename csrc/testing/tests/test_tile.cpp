@@ -16,6 +16,8 @@ template <class S>
 using Exact = GpuBlock<S, TileMath::fma>;
 using Three = GpuBlock<float, TileMath::tf32x3>;
 using One = GpuBlock<float, TileMath::tf32>;
+template <class S, TileMath math>
+using Short = GpuBlock<S, math, 32>;
 
 std::vector<double> random_numbers(int64_t count, unsigned seed) {
   std::mt19937 random(seed);
@@ -149,6 +151,10 @@ void test_tf32x3() {
 void test_tf32() {
   for_orders(check_all<One>, 1);
 }
+void test_short_tiles() {
+  for_orders(check_all<Short<float, TileMath::tf32x3>>, 1);
+  for_orders(check_all<Short<double, TileMath::fma>>, 1);
+}
 
 // Tiles and weights in shared memory, in part, and not at all.
 void test_small_shared() {
@@ -214,6 +220,7 @@ int main() {
                                       {"fma in float", test_fma_float},
                                       {"three tf32 products", test_tf32x3},
                                       {"one tf32 product", test_tf32},
+                                      {"tiles of 32 rows", test_short_tiles},
                                       {"little shared memory", test_small_shared},
                                       {"accuracy", test_accuracy},
                                       {"ranges of blocks", test_ranges}});
