@@ -46,6 +46,14 @@ struct TileRange {
   int64_t begin, end;
 };
 
+// A pass as compiled for one instruction set: how many numbers its tiles take, and the run over a range.
+template <class Pass>
+struct TileKernel {
+  using S = typename Pass::Scalar;
+  int64_t (*room)(const Pass&);
+  void (*run)(const Pass&, TileRange, S* scratch);
+};
+
 // ---- activations and their derivatives
 // -------------------------------------------------------------------------------
 

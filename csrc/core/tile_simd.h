@@ -274,5 +274,22 @@ struct SimdBlock {
   }
 };
 
+// A pass, which has `tiles(block)` and is called with a block and a range, for vectors of type L.
+template <class L, class Pass>
+struct SimdPass {
+  using S = typename Pass::Scalar;
+  static int64_t room(const Pass& pass) {
+    S* const start = reinterpret_cast<S*>(uintptr_t{64});  // of no memory: only the distance counts
+    SimdBlock<L> block{start};
+    pass.tiles(block);
+    return block.next - start;
+  }
+  static void run(const Pass& pass, TileRange range, S* scratch) {
+    SimdBlock<L> block{scratch};
+    pass(block, range);
+  }
+  static constexpr TileKernel<Pass> kernel() { return {room, run}; }
+};
+
 }  // namespace
 }  // namespace symkern
