@@ -24,9 +24,14 @@ struct CfconvInput {
 
 template <class S>
 struct CfconvForward {
+  using Scalar = S;
   CfconvInput<S> in;
   S* out;  // (atoms, F), at receivers
 
+  template <class B>
+  SYMKERN_FORMULA void tiles(B& block) const {
+    (*this)(block, TileRange{0, 0});
+  }
   template <class B>
   SYMKERN_FORMULA void operator()(B& block, TileRange range) const {
     using L = typename B::Lanes;
@@ -53,12 +58,17 @@ struct CfconvForward {
 
 template <class S>
 struct CfconvBackward {
+  using Scalar = S;
   CfconvInput<S> in;
   const S* grad;  // (atoms, F)
   S* h;           // (atoms, F), at senders
   S* d;           // (edges)
   FilterSums<S> sums;
 
+  template <class B>
+  SYMKERN_FORMULA void tiles(B& block) const {
+    (*this)(block, TileRange{0, 0});
+  }
   template <class B>
   SYMKERN_FORMULA void operator()(B& block, TileRange range) const {
     using L = typename B::Lanes;
@@ -102,6 +112,7 @@ struct CfconvBackward {
 // Gradients of th . (gradient of h) + td . (gradient of d), where th and td are directions.
 template <class S>
 struct CfconvDoubleBackward {
+  using Scalar = S;
   CfconvInput<S> in;
   const S *along_h, *along_d;  // (atoms, F); (edges), or null: zero
   const S* grad;               // (atoms, F)
@@ -110,6 +121,10 @@ struct CfconvDoubleBackward {
   S* d;                        // (edges)
   FilterSums<S> sums;
 
+  template <class B>
+  SYMKERN_FORMULA void tiles(B& block) const {
+    (*this)(block, TileRange{0, 0});
+  }
   template <class B>
   SYMKERN_FORMULA void operator()(B& block, TileRange range) const {
     using L = typename B::Lanes;

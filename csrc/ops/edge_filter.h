@@ -26,8 +26,8 @@ struct FilterInput {
   // row r is the edge order[r], or r where order is null; and the edge reverse[r] as well, unless that is null
   const int64_t *order, *reverse;
 
-  SYMKERN_HD int sides() const { return reverse != nullptr ? 2 : 1; }
-  SYMKERN_HD int64_t edge(int side, int64_t row) const {
+  SYMKERN_FORMULA int sides() const { return reverse != nullptr ? 2 : 1; }
+  SYMKERN_FORMULA int64_t edge(int side, int64_t row) const {
     return side == 1 ? reverse[row] : order != nullptr ? order[row] : row;
   }
 };
@@ -39,8 +39,8 @@ struct FilterSums {
   S *second_weight, *second_bias;  // network only: (F, F), (F)
   S *p, *q;                        // (basis16)
 
-  SYMKERN_HD bool basis() const { return p != nullptr || q != nullptr; }
-  SYMKERN_HD bool any() const {
+  SYMKERN_FORMULA bool basis() const { return p != nullptr || q != nullptr; }
+  SYMKERN_FORMULA bool any() const {
     return basis() || first_weight != nullptr || first_bias != nullptr || second_weight != nullptr ||
            second_bias != nullptr;
   }

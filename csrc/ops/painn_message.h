@@ -59,9 +59,14 @@ struct PainnEdge {
 
 template <class S>
 struct PainnForward {
+  using Scalar = S;
   PainnInput<S> in;
   S *dq, *dmu;  // (atoms, F), (atoms, 3, F), at receivers
 
+  template <class B>
+  SYMKERN_FORMULA void tiles(B& block) const {
+    (*this)(block, TileRange{0, 0});
+  }
   template <class B>
   SYMKERN_FORMULA void operator()(B& block, TileRange range) const {
     using L = typename B::Lanes;
@@ -102,12 +107,17 @@ struct PainnForward {
 
 template <class S>
 struct PainnBackward {
+  using Scalar = S;
   PainnInput<S> in;
   const S *grad_q, *grad_mu;  // (atoms, F), (atoms, 3, F)
   S *phi, *mu;                // (atoms, 3, F), at senders
   S *d, *directions;          // (edges), (edges, 3)
   FilterSums<S> sums;
 
+  template <class B>
+  SYMKERN_FORMULA void tiles(B& block) const {
+    (*this)(block, TileRange{0, 0});
+  }
   template <class B>
   SYMKERN_FORMULA void operator()(B& block, TileRange range) const {
     using L = typename B::Lanes;
@@ -189,6 +199,7 @@ struct PainnBackward {
 
 template <class S>
 struct PainnDoubleBackward {
+  using Scalar = S;
   PainnInput<S> in;
   const S *along_phi, *along_mu;        // (atoms, 3, F)
   const S *along_d, *along_directions;  // (edges), (edges, 3)
@@ -198,6 +209,10 @@ struct PainnDoubleBackward {
   S *d, *directions;                    // (edges), (edges, 3)
   FilterSums<S> sums;
 
+  template <class B>
+  SYMKERN_FORMULA void tiles(B& block) const {
+    (*this)(block, TileRange{0, 0});
+  }
   template <class B>
   SYMKERN_FORMULA void operator()(B& block, TileRange range) const {
     using L = typename B::Lanes;
