@@ -56,6 +56,7 @@ struct GpuBlock {
   using V = Quad<S>;
   static constexpr TileMath math = math_;
   static constexpr int rows = rows_, threads = kTileThreads, warps = threads / 32;
+  static constexpr int resident = rows == 64 && sizeof(S) == 4 ? 2 : 1;  // blocks per multiprocessor: registers
   static constexpr int row_lanes = threads / rows;  // lanes per row of sums over columns
   static constexpr int strip = 128;  // columns that add_columns sums at a time
   static constexpr int row_tiles = rows / 32;       // 16-row fragments of a warp's part of a product
@@ -131,6 +132,7 @@ SYMKERN_UNROLL
   SYMKERN_DEVICE void product(int n, const S* a, int64_t lda, const TileWeight<S>& w, F f) {
     if constexpr (tensor()) {
       const int halves = n > rows / 2 ? 1 : 0, units = (w.n / 16) << halves, g = gpu::lane() / 4, t = gpu::lane() % 4;
+SYMKERN_NO_UNROLL
       for (int unit = gpu::warp(); unit < units; unit += warps) {
         const int r = (unit & halves) * (rows / 2) + g, strip_ = unit >> halves;
         float c[row_tiles][2][4] = {};
@@ -197,6 +199,7 @@ SYMKERN_UNROLL
   template <int m, class I, class F>
   SYMKERN_DEVICE void add_parts(int n, int width, I index, F f, S* out) {
     const int runs = find_runs(n, index), groups = (width + 31) / 32, part = gpu::lane() / 8;
+SYMKERN_NO_UNROLL
     for (int unit = gpu::warp(); unit < runs * groups; unit += warps) {
       const int run = unit / groups, c = (unit - run * groups) * 32 + gpu::lane() % 8 * 4;
       const int begin = starts[run], end = starts[run + 1];
@@ -332,6 +335,7 @@ SYMKERN_UNROLL
                                       const TileWeight<S>& w, const S* piece) {
     const int t = gpu::lane() % 4;
     piece += gpu::lane() * 4;
+SYMKERN_NO_UNROLL
     for (int k = 4 * t; k < w.k + 4 * t; k += 16, piece += 256) {
       V left[2 * row_tiles], right[2] = {Lanes::load(piece), Lanes::load(piece + 128)};
 SYMKERN_UNROLL
@@ -347,9 +351,11 @@ SYMKERN_UNROLL
   SYMKERN_DEVICE void outer(int n, const S* a, int64_t lda, int m, const S* b, int64_t ldb, int width, S* out,
                             int across) {
     const int g = gpu::lane() / 4, t = gpu::lane() % 4, units = (m + 16 * M - 1) / (16 * M) * across;
+SYMKERN_NO_UNROLL
     for (int unit = gpu::warp(); unit < units; unit += warps) {
       const int down = unit / across, i0 = down * 16 * M + 2 * M * g, c0 = (unit - down * across) * 32;
       float c[M][4][4] = {};
+SYMKERN_NO_UNROLL
       for (int r = t; r < n + t; r += 8) {
         float given_left[M][4], given_right[4][2];
         const V zero = Lanes::splat(0);

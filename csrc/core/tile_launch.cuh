@@ -92,7 +92,7 @@ template <class Pass>
 concept KeepsSums = requires(Pass pass) { pass.shift(int64_t{}); };
 
 template <class B, class Pass>
-SYMKERN_KERNEL SYMKERN_BOUNDS(B::threads, sizeof(typename B::Scalar) == 4 ? 2 : 1)
+SYMKERN_KERNEL SYMKERN_BOUNDS(B::threads, B::resident)
     tile_pass(Pass pass, TileSegments segments, typename B::Scalar* scratch, int64_t scratch_block, int64_t shared_block) {
   using S = typename B::Scalar;
   SYMKERN_SHARED(S, partial, B::warps * B::strip);

@@ -174,10 +174,11 @@ struct LinearFilter {
 
   SYMKERN_FORMULA void evaluate(B& block, int64_t begin, int n) {
     basis.evaluate(block, begin, n);
+    const auto pick = [](const auto& x, int k) { return k == 0 ? x[0] : k == 1 ? x[1] : x[2]; };  // registers, no array
     for (int k = 0; k <= basis.order; ++k) {
-      const S* u = basis.u[k];
-      S* to = F[k];
-      block.product(n, basis.e[k], basis.ld, weight,
+      const S* u = pick(basis.u, k);
+      S* to = pick(F, k);
+      block.product(n, pick(basis.e, k), basis.ld, weight,
                     [&](int r, int c, V x) { L::store(to + r * ld + c, x + L::load(bias + c) * L::splat(u[r])); });
     }
   }
