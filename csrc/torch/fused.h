@@ -52,7 +52,7 @@ struct FusedResult {
       : tensor(ask ? empty(shape, like.scalar_type(), like) : empty({0}, like.scalar_type(), like)), asked(ask) {}
   template <class S>
   S* data() const {
-    return asked ? const_cast<S*>(tensor.const_data_ptr<S>()) : nullptr;
+    return asked ? tensor.mutable_data_ptr<S>() : nullptr;
   }
 };
 
@@ -217,9 +217,16 @@ class PackedWeights {
     return make(weight, inputs, 1, outputs, inputs);
   }
 
+  // The plain transpose (inputs, outputs).
+  const S* rows(const S* weight, int64_t outputs, int64_t inputs) {
+    S* to = arena_.allocate<S>(static_cast<size_t>(inputs * outputs));
+    for (int64_t i = 0; i < inputs * outputs; ++i) to[i] = weight[i % outputs * inputs + i / outputs];
+    return to;
+  }
+
  private:
   TileWeight<S> make(const S* from, int64_t row_stride, int64_t column_stride, int64_t k, int64_t n) {
-    if (from == nullptr) return {nullptr, 0, 0};
+    if (from == nullptr && k > 0) return {nullptr, 0, 0};  // weights of no inputs are null too
     const int64_t padded = (n + 15) / 16 * 16;
     if (padded != n) {
       S* copy = arena_.allocate<S>(static_cast<size_t>(k * padded));
