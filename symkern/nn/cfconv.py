@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from symkern._check import same_precision
 from symkern.neighbors import Neighbors
 from symkern.nn.basic import ShiftedSoftplus, check_features, check_positive, mlp, xavier
-from symkern.nn.gather import gather_senders
-from symkern.nn.radial import RadialBasis, cosine_cutoff
-from symkern.ops.segment_sum import segment_sum
+from symkern.nn.radial import RadialBasis
+from symkern.ops.cfconv import cfconv
 
 
 class CFConv(nn.Module):
     """h_i' = B sum_j (A h_j) * W(d_ij) u(d_ij), with the filter W an MLP of a radial basis and u the cosine cutoff.
 
-    The cutoff multiplies the whole filter, biases included, so that a neighbor leaves without a jump.
+    The cutoff multiplies the whole filter, biases included, so that a neighbor leaves without a jump. The sum is one
+    fused op, `symkern.cfconv`: no basis, filter or message of an edge is kept. Under autocast that op computes in the
+    dtype of `d`, and the linear layers around it in the narrow type.
     Source: Schütt et al. (SchNet), J. Chem. Phys. 148, 241722 (2018), eq. 5-7; Behler's cutoff, J. Chem. Phys. 134,
     074106 (2011).
 
@@ -66,7 +68,24 @@ class CFConv(nn.Module):
             ValueError: `h` of another shape.
         """
         check_features("h", h, nb.num_nodes, self.features)
-        weights = self.filter(self.basis(d)) * cosine_cutoff(d, self.cutoff)
-        messages = gather_senders(self.input(h), nb) * weights
-        out: Tensor = self.output(segment_sum(messages, nb.row_ptr))
+        first, second, basis = self.filter[0], self.filter[2], self.basis
+        assert isinstance(first, nn.Linear)
+        assert isinstance(second, nn.Linear)
+        # under autocast the linear layers around it run in the narrow type, the convolution in that of d
+        x, d = same_precision(self.input(h), d)
+        summed = cfconv(
+            x,
+            d,
+            nb,
+            self.cutoff,
+            first_weight=first.weight,
+            first_bias=first.bias,
+            second_weight=second.weight,
+            second_bias=second.bias,
+            kind=basis.kind,
+            centers=basis.centers,
+            gamma=basis.gamma,
+            frequencies=basis.frequencies,
+        )
+        out: Tensor = self.output(summed)
         return out
