@@ -65,7 +65,12 @@ struct GpuBlock {
   TileRoom<S> room;
   S* partial;   // (warps, strip), shared
   int* starts;  // (rows + 4), shared
+  int64_t first, last;  // segments of this block: no other row of a sum over segments is touched
 
+  static SYMKERN_HD constexpr bool good(int64_t i, int64_t size) {
+    return static_cast<uint64_t>(i) < static_cast<uint64_t>(size);
+  }
+  static SYMKERN_HD constexpr int64_t index(int64_t i, int64_t size) { return good(i, size) ? i : 0; }
   static SYMKERN_HD constexpr int ld(int width) { return tile_stride(width); }
   SYMKERN_DEVICE S* tile(int width) { return room.tile(static_cast<int64_t>(rows) * ld(width)); }
   SYMKERN_DEVICE S* column() { return room.tile(rows); }
@@ -213,7 +218,7 @@ SYMKERN_UNROLL
 SYMKERN_UNROLL
       for (int j = 0; j < m; ++j) {
         add_lanes(sums[j], 8), add_lanes(sums[j], 16);
-        if (part == j % 4 && c < width && at >= 0) {
+        if (part == j % 4 && c < width && at >= first && at < last) {
           S* p = out + (at * m + j) * width + c;
           Lanes::store(p, Lanes::load(p) + sums[j]);
         }

@@ -2,10 +2,10 @@
 // what is summed over a segment is summed by one block, in the order of the edges.
 //
 //   const TilePlan plan = plan_tiles<Block>(pass, edges, most_blocks);   how many blocks, and the memory they need
-//   launch_tiles<Block>(pass, segments, plan, scratch, stream);          scratch: plan.scratch() numbers
+//   launch_tiles<Block>(pass, segments, plan, scratch, sums, stream);    scratch: plan.scratch() numbers
 //
-// A pass that keeps sums of its own per block (gradients of weights) has `void shift(int64_t block)`, which moves its
-// pointers to them; they start as zeros, and add_blocks() adds them up in the order of the blocks.
+// A pass that keeps sums of its own per block (gradients of weights) has `void shift(int64_t by)`, which moves its
+// pointers to them by so many numbers; they start as zeros, and are added up in the order of the blocks.
 #pragma once
 
 #include <algorithm>
@@ -27,6 +27,8 @@ struct TileMeasure {
   int64_t shared = 0, scratch = 0, weights = 0;  // weights: those that stay in global memory
 
   static SYMKERN_HD constexpr int ld(int width) { return B::ld(width); }
+  static SYMKERN_HD constexpr bool good(int64_t i, int64_t size) { return B::good(i, size); }
+  static SYMKERN_HD constexpr int64_t index(int64_t i, int64_t size) { return B::index(i, size); }
   SYMKERN_HD S* tile(int width) { return take(static_cast<int64_t>(rows) * ld(width)); }
   SYMKERN_HD S* column() { return take(rows); }
   SYMKERN_HD TileWeight<S> weight(const TileWeight<S>& w) {
@@ -66,9 +68,9 @@ struct TileSegments {
   const int64_t* ptr;
   int64_t segments, edges;
 
-  // First row of block b of `blocks`: the end of the segment in which its share of all rows would begin. Within the
-  // edges whatever is in ptr.
-  SYMKERN_HD int64_t begin(int64_t b, int64_t blocks) const {
+  // First segment of block b of `blocks`: the one after that in which its share of all rows begins.
+  SYMKERN_HD int64_t first(int64_t b, int64_t blocks) const {
+    if (b == blocks) return segments;
     const int64_t all = clamp(ptr[segments]), target = all / blocks * b + all % blocks * b / blocks;
     int64_t low = 0, high = segments;
     while (low < high) {
@@ -79,11 +81,12 @@ struct TileSegments {
         high = middle;
       }
     }
-    return clamp(ptr[low]);
+    return low;
   }
-  SYMKERN_HD TileRange range(int64_t b, int64_t blocks) const {
-    const int64_t first = begin(b, blocks), last = b + 1 < blocks ? begin(b + 1, blocks) : clamp(ptr[segments]);
-    return {first, last < first ? first : last};
+  // Rows of segments first to last. Within the edges whatever is in ptr.
+  SYMKERN_HD TileRange range(int64_t first, int64_t last) const {
+    const int64_t begin = clamp(ptr[first]), end = clamp(ptr[last]);
+    return {begin, end < begin ? begin : end};
   }
   SYMKERN_HD int64_t clamp(int64_t row) const { return row < 0 ? 0 : row > edges ? edges : row; }
 };
@@ -93,15 +96,17 @@ concept KeepsSums = requires(Pass pass) { pass.shift(int64_t{}); };
 
 template <class B, class Pass>
 SYMKERN_KERNEL SYMKERN_BOUNDS(B::threads, B::resident)
-    tile_pass(Pass pass, TileSegments segments, typename B::Scalar* scratch, int64_t scratch_block, int64_t shared_block) {
+    tile_pass(Pass pass, TileSegments segments, typename B::Scalar* scratch, int64_t scratch_block, int64_t shared_block,
+              int64_t sums_block) {
   using S = typename B::Scalar;
   SYMKERN_SHARED(S, partial, B::warps * B::strip);
   SYMKERN_SHARED(int, starts, B::rows + 4);
   SYMKERN_DYNAMIC_SHARED(S, shared);
   const int64_t b = blockIdx.x;
-  if constexpr (KeepsSums<Pass>) pass.shift(b);
-  B block{{shared, scratch + b * scratch_block, shared_block}, partial, starts};
-  pass(block, segments.range(b, gridDim.x));
+  if constexpr (KeepsSums<Pass>) pass.shift(b * sums_block);
+  const int64_t first = segments.first(b, gridDim.x), last = segments.first(b + 1, gridDim.x);
+  B block{{shared, scratch + b * scratch_block, shared_block}, partial, starts, first, last};
+  pass(block, segments.range(first, last));
 }
 
 struct TilePlan {
@@ -138,25 +143,10 @@ TilePlan plan_tiles(const Pass& pass, int64_t edges, int64_t most_blocks) {
 
 template <class B, class Pass>
 void launch_tiles(const Pass& pass, const TileSegments& segments, const TilePlan& plan, typename B::Scalar* scratch,
-                  gpu::Stream stream) {
+                  int64_t sums_block, gpu::Stream stream) {
   gpu::launch(tile_pass<B, Pass>, plan.blocks, B::threads,
               static_cast<std::size_t>(plan.shared_block) * sizeof(typename B::Scalar), stream, pass, segments, scratch,
-              plan.scratch_block, plan.shared_block);
-}
-
-// out[i] = sums of all blocks, (blocks, count), in their order.
-template <class S>
-SYMKERN_KERNEL SYMKERN_BOUNDS(256) add_blocks_kernel(const S* sums, int64_t blocks, int64_t stride, int64_t count, S* out) {
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x; i < count; i += int64_t{256} * gridDim.x) {
-    S sum = 0;
-    for (int64_t b = 0; b < blocks; ++b) sum += sums[b * stride + i];
-    out[i] = sum;
-  }
-}
-
-template <class S>
-void add_blocks(const S* sums, int64_t blocks, int64_t stride, int64_t count, S* out, gpu::Stream stream) {
-  gpu::launch(add_blocks_kernel<S>, gpu::grid_for(count, 256), 256, 0, stream, sums, blocks, stride, count, out);
+              plan.scratch_block, plan.shared_block, sums_block);
 }
 
 // A weight (k, n), element (r, c) at from[r * row_stride + c * column_stride], c < columns, as the Block wants it:

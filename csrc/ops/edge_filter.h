@@ -98,7 +98,10 @@ struct FilterBasis {
   SYMKERN_FORMULA void evaluate(B& block, int64_t begin, int n) const {
     // whole vectors of rows: those beyond the last repeat it
     const int rows = (n + 15) / 16 * 16;
-    block.each_row(rows, [&](int r) { d[r] = in.d[in.edge(0, begin + (r < n ? r : n - 1))]; });
+    block.each_row(rows, [&](int r) {
+      const int64_t e = in.edge(0, begin + (r < n ? r : n - 1));
+      d[r] = B::good(in.senders[e], in.atoms) && B::good(in.receivers[e], in.atoms) ? in.d[e] : S(NAN);
+    });
     block.each(1, rows, [&](int, int r) {
       const RadialRow<V> x = radial_row(in.shape, in.kind, V(L::load(d + r)));
       L::store(d + r, x.d);

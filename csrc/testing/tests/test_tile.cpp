@@ -92,14 +92,16 @@ std::vector<typename B::Scalar> run(What what, const Sizes& size, const std::vec
                                     const std::vector<int64_t>& index, int64_t out_size) {
   using S = typename B::Scalar;
   const Buffer<S> left(rounded<S>(a)), right(rounded<S>(b)), given(rounded<S>(w)), zero(std::vector<S>(out_size, S(0)));
-  const Buffer<int64_t> at(index), ptr(std::vector<int64_t>{0, size.rows});
+  std::vector<int64_t> segments(size.rows + 2, size.rows);  // as many as an index may name, the first has all rows
+  segments[0] = 0;
+  const Buffer<int64_t> at(index), ptr(segments);
   Buffer<S> packed(packed_size(size.inner, size.width));
   pack_weight<B>(given.data(), size.width, 1, size.inner, size.width, size.width, packed.data(), nullptr);
   const OneCall<S> pass{what, size.width, size.inner, left.data(), right.data(),
                         {packed.data(), size.inner, size.width}, at.data(), zero.data()};
   const TilePlan plan = plan_tiles<B>(pass, size.rows, 1);
   Buffer<S> scratch(plan.scratch());
-  launch_tiles<B>(pass, {ptr.data(), 1, size.rows}, plan, scratch.data(), nullptr);
+  launch_tiles<B>(pass, {ptr.data(), size.rows + 1, size.rows}, plan, scratch.data(), 0, nullptr);
   return zero.to_host();
 }
 
@@ -200,17 +202,20 @@ void test_ranges() {
       const TileSegments s{ptr.data(), static_cast<int64_t>(ptr.size()) - 1, ptr.back()};
       int64_t next = 0;
       for (int64_t b = 0; b < blocks; ++b) {
-        const TileRange range = s.range(b, blocks);
-        CHECK_EQUAL(range.begin, next);
-        CHECK(std::find(ptr.begin(), ptr.end(), range.end) != ptr.end());
-        next = range.end;
+        CHECK_EQUAL(s.first(b, blocks), next);
+        next = s.first(b + 1, blocks);
+        CHECK(s.range(s.first(b, blocks), next).end == ptr[next]);
       }
-      CHECK_EQUAL(next, ptr.back());
+      CHECK_EQUAL(next, s.segments);
+      CHECK_EQUAL(s.first(0, blocks), 0);
     }
   }
   const std::vector<int64_t> wrong{-3, 900, -2, 7};
   const TileSegments s{wrong.data(), 3, 5};
-  for (int64_t b = 0; b < 4; ++b) CHECK(s.range(b, 4).begin >= 0 && s.range(b, 4).end <= 5 && s.range(b, 4).begin <= s.range(b, 4).end);
+  for (int64_t b = 0; b < 4; ++b) {
+    const TileRange range = s.range(s.first(b, 4), s.first(b + 1, 4));
+    CHECK(range.begin >= 0 && range.end <= 5 && range.begin <= range.end);
+  }
 }
 
 }  // namespace
