@@ -414,6 +414,7 @@ SYMKERN_UNROLL
 SYMKERN_UNROLL
     for (int i = 0; i < 4; ++i) sums[i] = Lanes::splat(0), row[i] = a + (r + i < n ? r + i : n - 1) * lda;
     const S* right = w.data + c;
+SYMKERN_NO_UNROLL
     for (int k = 0; k < w.k; ++k, right += w.n) {
       const V b = Lanes::load(right);
 SYMKERN_UNROLL

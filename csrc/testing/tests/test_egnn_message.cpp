@@ -83,7 +83,7 @@ struct Results {
     const auto size = sizes(s);
     for (int i = 0; i < 14; ++i) {
       const bool made = rung == kForward ? i < 2 : rung == kBackward ? i >= 2 : true;
-      at.push_back(made && (mask >> i & 1) && size[i] > 0 ? memory.room(size[i]) : nullptr);
+      at.push_back(made && ((mask >> i & 1) || (rung == kForward && i == 0)) && size[i] > 0 ? memory.room(size[i]) : nullptr);
     }
   }
   EgnnGradients<S> gradients() const {
