@@ -20,6 +20,7 @@ _EXPORTS = {
     "safe_norm": "symkern.ops.safe_norm",
     "segment_sum": "symkern.ops.segment_sum",
     "segment_mean": "symkern.ops.segment_sum",
+    "egnn_message": "symkern.ops.egnn_message",
     "Triplets": "symkern.ops.triplets",
     "triplets": "symkern.ops.triplets",
     "stabilizers": "symkern.ops.stabilizers",
@@ -81,6 +82,7 @@ if TYPE_CHECKING:
     from symkern.ops.chamfer import chamfer as chamfer
     from symkern.ops.edge_angles import edge_angles as edge_angles
     from symkern.ops.edge_vectors import edge_vectors as edge_vectors
+    from symkern.ops.egnn_message import egnn_message as egnn_message
     from symkern.ops.emd import emd as emd
     from symkern.ops.local_coordinates import local_angles as local_angles
     from symkern.ops.local_coordinates import local_coordinates as local_coordinates

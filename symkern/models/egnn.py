@@ -27,7 +27,7 @@ class EGNN(nn.Module):
     """Satorras, Hoogeboom, Welling, ICML 2021: layers of `symkern.nn.EGNNLayer` on embedded atomic numbers.
 
     Outputs of `forward` are invariant under E(3); the vectors ``x - pos`` of `encode` are equivariant. `forward` does
-    not use the last layer's coordinates: with update_coordinates, its coord_mlp then gets no gradient.
+    not compute the last layer's coordinates: with update_coordinates, its coord_mlp then gets no gradient.
 
     Args:
         out: width of the output.
@@ -153,7 +153,7 @@ class EGNN(nn.Module):
             TypeError, ValueError: arguments that do not fit, an atomic number that the model does not know.
         """
         nb_, weight, attributes = self._graph(z, pos, batch, cell, pbc, nb, edge_attr)
-        h, _ = self._layers(z, pos, cell, nb_, weight, attributes, v)
+        h, _ = self._layers(z, pos, cell, nb_, weight, attributes, v, coordinates=False)
         pooled = (segment_sum if self.readout == "sum" else segment_mean)(self.node_dec(h).to(h.dtype), nb_.ptr)
         out: Tensor = self.graph_dec(pooled)
         return out
@@ -217,11 +217,15 @@ class EGNN(nn.Module):
         weight: Tensor | None,
         edge_attr: Tensor | None,
         v: Tensor | None,
+        *,
+        coordinates: bool = True,
     ) -> tuple[Tensor, Tensor]:
+        """`coordinates`: whether those after the last layer are used."""
         h, x = self.embedding(z), pos
         attributes = None if self.attributes is None else self.attributes(z)
-        for layer in self.layers:
-            h, x, *_ = layer(h, x, nb, edge_attr, v, cell, weight, attributes)
+        for k, layer in enumerate(self.layers, 1):
+            moves = coordinates or k < len(self.layers)
+            h, x, *_ = layer(h, x, nb, edge_attr, v, cell, weight, attributes, coordinates=moves)
         return h, x
 
     @classmethod

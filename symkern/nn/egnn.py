@@ -11,8 +11,8 @@ from torch.nn import functional
 from symkern._check import check_tensor
 from symkern.neighbors import Neighbors
 from symkern.nn.basic import check_choice, check_features, check_positive, mlp
-from symkern.nn.gather import gather_receivers, gather_senders
 from symkern.ops.edge_vectors import edge_vectors
+from symkern.ops.egnn_message import egnn_message
 from symkern.ops.segment_sum import segment_mean, segment_sum
 
 _EPSILON = 1e-8
@@ -101,8 +101,14 @@ class EGNNLayer(nn.Module):
         cell: Tensor | None = None,
         edge_weight: Tensor | None = None,
         node_attr: Tensor | None = None,
+        *,
+        coordinates: bool = True,
     ) -> tuple[Tensor, ...]:
         """One layer. Atoms without edges keep x and get phi_h of a zero sum; padding edges contribute nothing.
+
+        Messages go through `symkern.egnn_message`, which keeps no row of features per edge. Under autocast the products
+        per atom (P, Q, phi_h, phi_v) run in the narrow type; messages are computed in fp32, with TF32 products on CUDA,
+        and geometry in fp32.
 
         Args:
             h: (N, hidden) float32 or float64.
@@ -115,6 +121,8 @@ class EGNNLayer(nn.Module):
                 where an edge appears. The mean then divides by max(1, sum of the weights): continuous too, with a kink
                 where that sum is 1.
             node_attr: (N, node_attr).
+            coordinates: False for x and v as they are, without the work of moving them: for a last layer of which only
+                h is used.
 
         Returns:
             (h, x), or with velocity (h, x, v).
@@ -127,37 +135,56 @@ class EGNNLayer(nn.Module):
         self._check(h, x, nb, edge_attr, v, edge_weight, node_attr)
         vec = edge_vectors(x, nb, cell)
         square = vec.square().sum(-1, keepdim=True)
-        messages = self._messages(h, square, nb, edge_attr)
         weight = None if edge_weight is None else edge_weight.unsqueeze(1)
+        moves = self.update_coordinates and coordinates
 
-        total = segment_sum(messages if weight is None else messages * weight, nb.row_ptr)
+        total, head = self._messages(h, square, nb, edge_attr, edge_weight, moves)
         update = self.node_mlp(torch.cat([h, total] if node_attr is None else [h, total, node_attr], 1)).to(h.dtype)
         out = h + update if self.residual else update
-        if not self.update_coordinates:
-            return out, x
+        if head is None:
+            return (out, x) if v is None else (out, x, v)
         if self.normalize:
             vec = vec / (square.detach().sqrt() + _EPSILON)
         # vec is x_j - x_i
-        step = self._aggregate(-vec * self.coord_mlp(messages).to(x.dtype), weight, nb)
+        step = self._aggregate(-vec * self.coord_mlp[3:](head.unsqueeze(1)), weight, nb)
         if v is None:
             return out, x + step
         v = self.coord_mlp_vel(h).to(x.dtype) * v + step
         return out, x + v, v
 
-    def _messages(self, h: Tensor, square: Tensor, nb: Neighbors, edge_attr: Tensor | None) -> Tensor:
-        """(E, hidden): m_ij, attention included."""
+    def _messages(
+        self,
+        h: Tensor,
+        square: Tensor,
+        nb: Neighbors,
+        edge_attr: Tensor | None,
+        edge_weight: Tensor | None,
+        moves: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """(N, hidden) sums of m_ij, and if the layer moves coordinates (E,) phi_x(m_ij) before the tanh."""
         first, second = cast(nn.Linear, self.edge_mlp[0]), cast(nn.Linear, self.edge_mlp[2])
         # W [h_i, h_j, d^2, a_ij] by parts: the products with h then take a row per atom instead of one per edge
-        own, other, radial, attr = first.weight.split([self.hidden, self.hidden, 1, self.edge_attr], dim=1)
-        received = gather_receivers(functional.linear(h, own, first.bias).to(h.dtype), nb)
-        sent = gather_senders(functional.linear(h, other).to(h.dtype), nb)
-        inner = received + sent + square * radial.t()
-        if edge_attr is not None:
-            inner = inner + functional.linear(edge_attr, attr)
-        messages = functional.silu(second(functional.silu(inner)))
+        own, other, edge = first.weight.split([self.hidden, self.hidden, 1 + self.edge_attr], dim=1)
+        weights: dict[str, Tensor] = {}
         if self.attention:
-            messages = messages * self.att_mlp(messages)
-        return messages.to(h.dtype)
+            gate = cast(nn.Linear, self.att_mlp[0])
+            weights |= {"attention_weight": gate.weight, "attention_bias": gate.bias}
+        if moves:
+            inner, last = cast(nn.Linear, self.coord_mlp[0]), cast(nn.Linear, self.coord_mlp[2])
+            weights |= {"head_weight": inner.weight, "head_bias": inner.bias, "head_last": last.weight}
+        dtype = own.dtype  # autocast may have h in another
+        total, head = egnn_message(
+            functional.linear(h, own, first.bias).to(dtype),
+            functional.linear(h, other).to(dtype),
+            (square if edge_attr is None else torch.cat([square, edge_attr], 1)).to(dtype),
+            nb,
+            first_weight=edge,
+            second_weight=second.weight,
+            second_bias=second.bias,
+            edge_weight=None if edge_weight is None else edge_weight.to(dtype),
+            **weights,
+        )
+        return total.to(h.dtype), None if head is None else head.to(square.dtype)
 
     def _aggregate(self, terms: Tensor, weight: Tensor | None, nb: Neighbors) -> Tensor:
         if weight is None:

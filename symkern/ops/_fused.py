@@ -51,8 +51,9 @@ def work(x: Tensor | None) -> Tensor | None:
 
 
 def precision(x: Tensor) -> int:
-    """1 where products may be taken in TF32 (CUDA): half-precision inputs, or wherever torch itself may."""
-    return int(x.dtype in HALF or (x.is_cuda and torch.get_float32_matmul_precision() != "highest"))
+    """1 where products may be taken in TF32 (CUDA): half-precision inputs, autocast, or wherever torch itself may."""
+    low = x.dtype in HALF or torch.is_autocast_enabled(x.device.type)
+    return int(low or (x.is_cuda and torch.get_float32_matmul_precision() != "highest"))
 
 
 def by_sender(nb: Neighbors, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
