@@ -57,9 +57,7 @@ class Ladder:
         fake(f"{self.name}_double_backward")(self._fake_double_backward)
         differentiable(self.name, self._backward, self._setup(0))
         differentiable(f"{self.name}_backward", self._double_backward, self._setup(self.outputs))
-        differentiable(
-            f"{self.name}_double_backward", self._triple_backward, self._setup(self.directed + self.outputs)
-        )
+        differentiable(f"{self.name}_double_backward", self._triple_backward, self._setup(self.directed + self.outputs))
 
     # ---- shapes ------------------------------------------------------------------------------------------------------
 
@@ -73,16 +71,12 @@ class Ladder:
     def _fake_double_backward(self, *arguments: Any) -> tuple[Tensor, ...]:
         own, mask = arguments[self.directed + self.outputs : -1], arguments[-1]
         like = _like(own)
-        first = tuple(
-            like.new_empty(shape if mask >> k & 1 else (0,)) for k, shape in enumerate(self.shapes(*own))
-        )
+        first = tuple(like.new_empty(shape if mask >> k & 1 else (0,)) for k, shape in enumerate(self.shapes(*own)))
         return first + self._sized(own[: self.floats], mask >> self.outputs)
 
     def _sized(self, floats: Sequence[Tensor | None], mask: int) -> tuple[Tensor, ...]:
         like = _like(floats)
-        return tuple(
-            like.new_empty(x.shape if x is not None and mask >> k & 1 else (0,)) for k, x in enumerate(floats)
-        )
+        return tuple(like.new_empty(x.shape if x is not None and mask >> k & 1 else (0,)) for k, x in enumerate(floats))
 
     # ---- gradients ---------------------------------------------------------------------------------------------------
 
@@ -114,9 +108,7 @@ class Ladder:
         if any(d is not None for d in along[self.directed :]):
             found = self._by_reference(along, saved, settings, 1)
         else:
-            found = self.op("_double_backward")(
-                *_plain(along[: self.directed]), *saved, *settings, _mask(needs)
-            )
+            found = self.op("_double_backward")(*_plain(along[: self.directed]), *saved, *settings, _mask(needs))
         return (*_kept(found[: len(needs)], needs), *none)
 
     def _triple_backward(self, ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:

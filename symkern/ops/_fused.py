@@ -30,9 +30,7 @@ def check_arguments(nb: Any, named: dict[str, Tensor | None], optional: tuple[st
         raise ValueError(f"{first} must be float32, float64, float16 or bfloat16, got {str(like.dtype)[6:]}")
     for name, value in named.items():
         if value is not None and value.dtype != like.dtype:
-            raise ValueError(
-                f"{name} must be {str(like.dtype)[6:]}, as {first} is, got {str(value.dtype)[6:]}"
-            )
+            raise ValueError(f"{name} must be {str(like.dtype)[6:]}, as {first} is, got {str(value.dtype)[6:]}")
 
 
 def padded(x: Tensor | None, *axes: int) -> Tensor | None:
@@ -65,6 +63,11 @@ def real_edges(edge_index: Tensor, row_ptr: Tensor) -> tuple[Tensor, Tensor]:
     """Senders and receivers without padding, for references."""
     edges = edge_index[:, : int(row_ptr[-1])]
     return edges[0], edges[1]
+
+
+def is_real(edge_index: Tensor, row_ptr: Tensor) -> Tensor:
+    """(E, 1) bool: false for padding. Unlike the length of `real_edges`, it can be traced."""
+    return (torch.arange(edge_index.shape[1], device=row_ptr.device) < row_ptr[-1]).unsqueeze(1)
 
 
 def sum_to(rows: Tensor, index: Tensor, count: int) -> Tensor:

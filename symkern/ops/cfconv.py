@@ -1,4 +1,4 @@
-"""SchNet's continuous-filter convolution: filter network, product and sum without a row of features per edge in memory."""
+"""SchNet's continuous-filter convolution: filters, products and their sum without rows of features per edge."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from symkern._check import check_reverse_mode
 from symkern._ladder import Ladder
 from symkern.neighbors import Neighbors
 from symkern.ops import radial_basis as radial
-from symkern.ops._fused import by_sender, check_arguments, padded, precision, real_edges, sum_to, work
+from symkern.ops._fused import by_sender, check_arguments, is_real, padded, precision, sum_to, work
 
 
 def cfconv(
@@ -167,12 +167,12 @@ def _formula(
     kind: int,
     allow_tf32: int,
 ) -> tuple[Tensor]:
-    senders, receivers = real_edges(edge_index, row_ptr)
-    d = d[: len(senders)]
+    (senders, receivers), real = edge_index, is_real(edge_index, row_ptr)
+    d = torch.where(real[:, 0], d, 0)
     basis = radial._formula(d, p, q, cutoff, kind, radial._ENVELOPES.index("none"), 1)
     inner = functional.softplus(functional.linear(basis, first_weight, first_bias)) - math.log(2)
     filters = functional.linear(inner, second_weight, second_bias) * radial._envelope(d.unsqueeze(1), cutoff, 0, 1)
-    return (sum_to(h[senders] * filters, receivers, len(h)),)
+    return (sum_to(torch.where(real, h[senders] * filters, 0), receivers, len(h)),)
 
 
 def _shapes(h: Tensor, *rest: Any) -> tuple[tuple[Any, ...], ...]:

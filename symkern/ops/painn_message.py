@@ -13,7 +13,7 @@ from symkern._check import check_reverse_mode
 from symkern._ladder import Ladder
 from symkern.neighbors import Neighbors
 from symkern.ops import radial_basis as radial
-from symkern.ops._fused import LANES, by_sender, check_arguments, padded, precision, real_edges, sum_to, work
+from symkern.ops._fused import LANES, by_sender, check_arguments, is_real, padded, precision, sum_to, work
 from symkern.ops.cfconv import basis_arguments, reverse_of
 
 
@@ -144,11 +144,12 @@ def _formula(
     kind: int,
     allow_tf32: int,
 ) -> tuple[Tensor, Tensor]:
-    senders, receivers = real_edges(edge_index, row_ptr)
-    d, directions = d[: len(senders)], directions[: len(senders)]
+    (senders, receivers), real = edge_index, is_real(edge_index, row_ptr)
+    d, directions = torch.where(real[:, 0], d, 0), torch.where(real, directions, 0)
     basis = radial._formula(d, p, q, cutoff, kind, radial._ENVELOPES.index("none"), 1)
     filters = functional.linear(basis, filter_weight.flatten(0, 1), filter_bias.flatten())
-    x = phi[senders] * (filters * radial._envelope(d.unsqueeze(1), cutoff, 0, 1)).unflatten(1, (3, -1))
+    filters = torch.where(real, filters * radial._envelope(d.unsqueeze(1), cutoff, 0, 1), 0)
+    x = phi[senders] * filters.unflatten(1, (3, -1))
     vectors = x[:, 1:2] * directions.unsqueeze(2) + x[:, 2:3] * mu[senders]
     return sum_to(x[:, 0], receivers, len(phi)), sum_to(vectors, receivers, len(phi))
 

@@ -98,7 +98,7 @@ def molecules(count: int, atoms: int) -> GraphBuilder:
 
 
 def lengths(vectors: Tensor, nb: Neighbors, random: torch.Generator, *, uneven: bool) -> Tensor:
-    """(E,); `uneven` gives half of the edges another length than their reverse, and one edge a length past the cutoff."""
+    """(E,); `uneven`: half of the edges get another length than their reverse, and one a length past the cutoff."""
     d = safe_norm(vectors)
     if uneven:
         other = torch.rand(len(d), generator=random, dtype=torch.float64)
@@ -159,5 +159,3 @@ def wrong_sender(nb: Neighbors) -> Neighbors:
     changed = Neighbors(index, nb.row_ptr, nb.ptr, nb.cell_shifts, None, nb.cutoff, nb.full)
     changed.__dict__["reverse"] = nb.reverse
     return changed
-
-

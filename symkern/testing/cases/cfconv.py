@@ -109,7 +109,7 @@ CASE = Case(
         "bessel": _sample(filters.boxes(8, 5), kind="bessel", learn=True),
         "expnorm": _sample(filters.boxes(8, 5), kind="expnorm", learn=True),
         "padding": _sample(filters.boxes(6, 8, spare=7)),
-        "isolated": _sample(filters.isolated(5)),
+        "isolated": _sample(filters.isolated(9)),
         "asymmetric": _sample(filters.asymmetric(11)),
         "half": _sample(filters.boxes(9, 6, full=False)),
         "uneven": _sample(filters.boxes(7, 9), uneven=True),
