@@ -54,6 +54,15 @@ SYMKERN_KERNEL SYMKERN_BOUNDS(256) copy_order(const int64_t* from, int64_t edges
   }
 }
 
+// A sum over all edges: where a pass has the pointer to it, which is null if it is not asked for. The pass adds to
+// (rows, columns), or to the transpose of that.
+template <class S>
+struct TileSum {
+  S** where;
+  int64_t rows, columns;
+  bool transposed;
+};
+
 template <class S, class Memory>
 class TileCall {
  public:
@@ -79,20 +88,12 @@ class TileCall {
     return pack<GpuBlock<S, TileMath::fma>>(weight, 1, inputs, inputs, outputs).data;
   }
 
-  // A sum over all edges: the pass adds to `where` (rows, columns), or its transpose; in the end it is in what `where`
-  // was.
-  struct Sum {
-    S** where;
-    int64_t rows, columns;
-    bool transposed;
-  };
-
   // `pass` in order of receivers. The sums of all blocks together take no more numbers than `most`, unless one does.
   template <class B, class Pass>
-  void run(Pass& pass, const TileGraph& graph, const std::vector<Sum>& sums, int64_t most) {
+  void run(Pass& pass, const TileGraph& graph, const std::vector<TileSum<S>>& sums = {}, int64_t most = 0) {
     int64_t size = 0;
     std::vector<S*> out;
-    for (const Sum& sum : sums) {
+    for (const TileSum<S>& sum : sums) {
       out.push_back(*sum.where);
       if (out.back() != nullptr) size += slot(sum);
     }
@@ -107,7 +108,7 @@ class TileCall {
     start = 0;
     for (std::size_t i = 0; i < sums.size(); ++i) {
       if (out[i] == nullptr) continue;
-      const Sum& sum = sums[i];
+      const TileSum<S>& sum = sums[i];
       gpu::launch(add_blocks<S>, gpu::grid_for(sum.rows * sum.columns, 256), 256, 0, stream_, all + start, plan.blocks,
                   size, sum.rows, sum.columns, sum.transposed, out[i]);
       start += slot(sum);
@@ -126,7 +127,7 @@ class TileCall {
   }
 
  private:
-  static int64_t slot(const Sum& sum) { return (sum.rows * sum.columns + 15) / 16 * 16; }
+  static int64_t slot(const TileSum<S>& sum) { return (sum.rows * sum.columns + 15) / 16 * 16; }
 
   template <class B>
   TileWeight<S> pack(const S* from, int64_t row_stride, int64_t column_stride, int64_t k, int64_t n) {

@@ -65,6 +65,7 @@ struct CfconvBackward {
   S* d;           // (edges)
   FilterSums<S> sums;
 
+  SYMKERN_HD void shift(int64_t by) { sums.shift(by); }
   template <class B>
   SYMKERN_FORMULA void tiles(B& block) const {
     (*this)(block, TileRange{0, 0});
@@ -121,6 +122,7 @@ struct CfconvDoubleBackward {
   S* d;                        // (edges)
   FilterSums<S> sums;
 
+  SYMKERN_HD void shift(int64_t by) { sums.shift(by); }
   template <class B>
   SYMKERN_FORMULA void tiles(B& block) const {
     (*this)(block, TileRange{0, 0});

@@ -44,6 +44,11 @@ struct FilterSums {
     return basis() || first_weight != nullptr || first_bias != nullptr || second_weight != nullptr ||
            second_bias != nullptr;
   }
+  // Moves them, so that each block of a device has its own.
+  SYMKERN_HD void shift(int64_t by) {
+    S** const all[] = {&first_weight, &first_bias, &second_weight, &second_bias, &p, &q};
+    for (S** x : all) *x = *x != nullptr ? *x + by : nullptr;
+  }
 };
 
 // The basis of the rows of a tile, with as many derivatives as `order` says; of basis times cutoff if `cut`.
@@ -100,7 +105,9 @@ struct FilterBasis {
     const int rows = (n + 15) / 16 * 16;
     block.each_row(rows, [&](int r) {
       const int64_t e = in.edge(0, begin + (r < n ? r : n - 1));
-      d[r] = B::good(in.senders[e], in.atoms) && B::good(in.receivers[e], in.atoms) ? in.d[e] : S(NAN);
+      const S x = in.d[e];
+      const bool good = B::good(in.senders[e], in.atoms) && B::good(in.receivers[e], in.atoms) && x >= 0 && x - x == 0;
+      d[r] = good ? x : S(NAN);
     });
     block.each(1, rows, [&](int, int r) {
       const RadialRow<V> x = radial_row(in.shape, in.kind, V(L::load(d + r)));

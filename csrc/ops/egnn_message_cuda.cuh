@@ -40,7 +40,7 @@ void run(EgnnForward<S> pass, const EgnnWeights<S>& weights, const TileGraph& gr
     pack<B>(call, weights, false, pass.in);
     call.clear(pass.total, graph.atoms * pass.in.width);
     call.clear(pass.head, graph.edges);
-    call.template run<B>(pass, graph, {}, 0);
+    call.template run<B>(pass, graph);
   });
 }
 
@@ -67,7 +67,7 @@ void run_gradient(Pass pass, S* Pass::*total, S* Pass::*head, const EgnnWeights<
     Pass first = pass;
     EgnnGradients<S>& own = first.out;
     own.sent = nullptr;
-    const std::vector<typename TileCall<S, Memory>::Sum> sums{
+    const std::vector<TileSum<S>> sums{
         {&own.first, h, k, true},           {&own.second, h, h, false},        {&own.second_bias, 1, h, false},
         {&own.attention_weight, 1, h, false}, {&own.attention_bias, 1, 1, false}, {&own.head_weight, h, h, false},
         {&own.head_bias, 1, h, false},      {&own.head_last, 1, h, false}};

@@ -118,6 +118,7 @@ struct PainnBackward {
   S *d, *directions;          // (edges), (edges, 3)
   FilterSums<S> sums;
 
+  SYMKERN_HD void shift(int64_t by) { sums.shift(by); }
   template <class B>
   SYMKERN_FORMULA void tiles(B& block) const {
     (*this)(block, TileRange{0, 0});
@@ -213,6 +214,7 @@ struct PainnDoubleBackward {
   S *d, *directions;                    // (edges), (edges, 3)
   FilterSums<S> sums;
 
+  SYMKERN_HD void shift(int64_t by) { sums.shift(by); }
   template <class B>
   SYMKERN_FORMULA void tiles(B& block) const {
     (*this)(block, TileRange{0, 0});
