@@ -19,7 +19,16 @@ namespace symkern {
 enum class TileMath { fma, tf32, tf32x3 };
 
 // Planted by tests.
-enum class TileBug { none, product_barrier, each_barrier, dot_barrier, run_barrier, column_barrier, weight_barrier };
+enum class TileBug {
+  none,
+  product_barrier,
+  each_barrier,
+  dot_barrier,
+  run_barrier,
+  column_barrier,
+  column_reuse,
+  weight_barrier
+};
 
 constexpr int kTileThreads = 256;
 
@@ -91,6 +100,7 @@ struct GpuBlock {
   SYMKERN_DEVICE void each(int n, int width, F f) {
     const int quads = width / 4, rows_on = threads / quads, quads_on = threads % quads;
     int r = thread() / quads, q = thread() % quads;
+SYMKERN_NO_UNROLL
     while (r < n) {
       f(r, 4 * q);
       r += rows_on, q += quads_on;
@@ -113,6 +123,7 @@ struct GpuBlock {
 SYMKERN_UNROLL
     for (int j = 0; j < m; ++j) sums[j] = Lanes::splat(0);
     if (r < n) {
+SYMKERN_NO_UNROLL
       for (int c = 4 * lane; c < width; c += 4 * row_lanes) f(r, c, sums);
     }
 SYMKERN_UNROLL
@@ -151,6 +162,7 @@ SYMKERN_UNROLL
       }
     } else {
       const int quads = w.n / 4, units = (n + 3) / 4 * quads;
+SYMKERN_NO_UNROLL
       for (int unit = thread(); unit < units; unit += threads) {
         const int r = unit / quads * 4, c = unit % quads * 4;
         V sums[4];
@@ -185,6 +197,7 @@ SYMKERN_UNROLL
       const int c = first + 4 * gpu::lane();
       V sum = Lanes::splat(0);
       if (c < width) {
+SYMKERN_NO_UNROLL
         for (int r = gpu::warp(); r < n; r += warps) sum += f(r, c);
       }
       Lanes::store(partial + gpu::warp() * strip + 4 * gpu::lane(), sum);
@@ -196,7 +209,7 @@ SYMKERN_UNROLL
         for (int k = 0; k < warps; ++k) total += partial[k * strip + thread()];
         out[mine] += total;
       }
-      __syncthreads();
+      barrier<TileBug::column_reuse>();
     }
   }
 
@@ -424,11 +437,13 @@ SYMKERN_UNROLL
 
   SYMKERN_DEVICE void outer(int n, const S* a, int64_t lda, int m, const S* b, int64_t ldb, int width, S* out) {
     const int quads = (width + 3) / 4, units = (m + 3) / 4 * quads;
+SYMKERN_NO_UNROLL
     for (int unit = thread(); unit < units; unit += threads) {
       const int i0 = unit / quads * 4, c = unit % quads * 4;
       V sums[4];
 SYMKERN_UNROLL
       for (int i = 0; i < 4; ++i) sums[i] = Lanes::splat(0);
+SYMKERN_NO_UNROLL
       for (int r = 0; r < n; ++r) {
         const V left = load_some(a + r * lda, lda, i0, m), right = load_some(b + r * ldb, ldb, c, width);
         sums[0] = multiply_add(Lanes::splat(left.x), right, sums[0]);
