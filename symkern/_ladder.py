@@ -1,4 +1,4 @@
-"""The three rungs of a fused layer: an op, its gradient and the gradient of that, each one call that keeps no rows per edge.
+"""The three rungs of a fused layer: an op, its gradient and the gradient of that, none of which keeps rows per edge.
 
 Arguments of ``symkern::NAME`` come in three groups: floats with a gradient (each may be None), index tensors (likewise)
 and settings. From these the other two ops follow:

@@ -12,7 +12,7 @@ from symkern import _library as _library
 from symkern._check import check_reverse_mode
 from symkern._ladder import Ladder
 from symkern.neighbors import Neighbors
-from symkern.ops._fused import by_sender, check_arguments, padded, precision, real_edges, sum_to, work
+from symkern.ops._fused import by_sender, check_arguments, is_real, padded, precision, sum_to, work
 
 
 def egnn_message(
@@ -37,9 +37,9 @@ def egnn_message(
         total_i = sum_j u_ij m_ij                                  head_ij = c_2 silu(C_1 m_ij + c_1)
 
     The first layer of the published form, phi_e(h_i, h_j, |x_i - x_j|^2, a_ij), is split: P = h W_i + b_1 and
-    Q = h W_j are rows per atom, and W_1 acts on what belongs to the edge. No row of H numbers per edge is kept, forward,
-    backward or in the second derivative; only second derivatives in directions of the weights and third derivatives go
-    through torch operations that do. Sums run in a fixed order: results do not depend on the number of threads.
+    Q = h W_j are rows per atom, and W_1 acts on what belongs to the edge. No row of H numbers per edge is kept, in any
+    of the two derivatives; only second derivatives in directions of the weights and third derivatives go through torch
+    operations that do. Sums run in a fixed order: results do not depend on the number of threads.
     fp16 and bf16 are computed in fp32 and rounded once. On CUDA, products are TF32 only where torch may use it
     (`torch.set_float32_matmul_precision`) or inputs are half precision.
 
@@ -130,17 +130,19 @@ def _formula(
     start: Tensor | None,
     allow_tf32: int,
 ) -> tuple[Tensor, Tensor]:
-    senders, receivers = real_edges(edge_index, row_ptr)
-    edges, padding = len(senders), edge_index.shape[1] - len(senders)
-    inner = received[receivers] + sent[senders] + functional.linear(attributes[:edges], first_weight)
+    senders, receivers = edge_index
+    real, none = is_real(edge_index, row_ptr), received.new_zeros(())
+    attributes = torch.where(real, attributes, none)  # padding may hold anything: nothing flows through it, either way
+    inner = received[receivers] + sent[senders] + functional.linear(attributes, first_weight)
     m = functional.silu(functional.linear(functional.silu(inner), second_weight, second_bias))
     if attention_weight is not None:
         m = m * torch.sigmoid(functional.linear(m, attention_weight, attention_bias))
-    total = sum_to(m if edge_weight is None else m * edge_weight[:edges].unsqueeze(1), receivers, len(received))
+    weighted = m if edge_weight is None else m * torch.where(real, edge_weight.unsqueeze(1), none)
+    total = sum_to(torch.where(real, weighted, none), receivers, len(received))
     if head_weight is None or head_last is None:
         return total, total.new_zeros(0)
-    head = functional.linear(functional.silu(functional.linear(m, head_weight, head_bias)), head_last).squeeze(1)
-    return total, functional.pad(head, (0, padding))
+    head = functional.linear(functional.silu(functional.linear(m, head_weight, head_bias)), head_last)
+    return total, torch.where(real, head, none).squeeze(1)
 
 
 def _prepare(nb: Neighbors, named: dict[str, Tensor | None]) -> list[Tensor | None]:
@@ -149,7 +151,8 @@ def _prepare(nb: Neighbors, named: dict[str, Tensor | None]) -> list[Tensor | No
     check_arguments(nb, named, optional)
     check_reverse_mode("egnn_message", *named.values())
     received, attributes = named["received"], named["attributes"]
-    assert received is not None and attributes is not None
+    assert received is not None
+    assert attributes is not None
     for group in (optional[1:3], optional[3:]):
         given = [name for name in group if named[name] is not None]
         if given and len(given) < len(group):

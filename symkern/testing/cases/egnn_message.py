@@ -151,7 +151,7 @@ def _bytes(inputs: Inputs, output: Any) -> int:
 def _flops(inputs: Inputs, output: Any) -> int:
     """Of the split form: K + H products per edge and feature, and H for the head."""
     edges, (hidden, attributes) = inputs["nb"].num_edges, inputs["first_weight"].shape
-    return 2 * edges * hidden * (attributes + hidden * (2 if "head_weight" in inputs else 1))
+    return int(2 * edges * hidden * (attributes + hidden * (2 if "head_weight" in inputs else 1)))
 
 
 _LARGE = _complete(128, 18)
@@ -165,18 +165,17 @@ CASE = Case(
         "empty": _inputs(lambda g: _molecules((), g), weighted=True, gate=True, head=True),
         "one": _inputs(lambda g: _molecules((1,), g), head=True),
         "ragged": _inputs(lambda g: _molecules((4, 0, 1, 6), g), weighted=True),
-        "plain": _inputs(lambda g: _molecules((5,), g), 20, 1),
+        "plain": _inputs(lambda g: _molecules((4,), g), 3, 1),
         "attention": _inputs(lambda g: _molecules((5, 3), g), gate=True),
         "head": _inputs(lambda g: _molecules((5, 3), g), 20, 1, head=True),
         "all": _inputs(lambda g: _molecules((5, 0, 7), g), 33, 6, weighted=True, gate=True, head=True),
         "padded": _inputs(lambda g: _molecules((3, 4), g, 9), weighted=True, gate=True, head=True),
         "no attributes": _inputs(lambda g: _molecules((6,), g), 7, 0, head=True),
         "directed": _inputs(lambda g: _directed(9, 40, g), weighted=True, head=True),
-        "many": _inputs(lambda g: _directed(700, 9_000, g), 20, 1, weighted=True, gate=True, head=True),
     },
     differentiable=_ORDER,
     # the check tries every choice of arguments: with gates and heads there are thousands (see test_egnn_message.py)
-    gradient_samples=("ragged", "plain"),
+    gradient_samples=("plain",),
     ops=_ops,
     invariances=(
         Invariance("permutation", _permute, ("ragged", "all")),
@@ -211,4 +210,6 @@ CASE = Case(
         f"39168 edges, H = {hidden}": Size(_inputs(_LARGE, hidden, 1, head=True), _bytes, _flops)
         for hidden in (64, 128)
     },
+    # three layers deep: between small samples the error of the reference itself varies by this much
+    floor=16.0,
 )
