@@ -24,13 +24,16 @@
 //                                                   x = Scan::exclusive_sum(s[0], x, total);
 //                                                   no barrier: __syncthreads() before s or other threads' data
 //   gpu::async_copy16(shared, global), gpu::async_commit(), gpu::async_wait<N>()
+//   gpu::load16(p), gpu::store16(p, v)              16 bytes at once (float4, double2), 16-byte aligned
 //   gpu::to_tf32(x), gpu::mma_m16n8k8_tf32(c, a, b)  c += a b on per-lane fragments
+//   gpu::has_tf32()                                 whether that is fast on the device compiled for
 //
 // On the host:
 //   gpu::Stream, gpu::on_device, gpu::grid_for(items, block), gpu::check(error, what)
 //   gpu::launch(kernel<...>, blocks, threads, dynamic_shared_bytes, stream, args...)  the only way to start a kernel
 //   gpu::memset_async(p, byte, bytes, stream)
 //   gpu::symbol_address(variable)                  of a __device__ variable
+//   gpu::room(kernel, threads)                     what the device has for a kernel: see `Room`
 //   gpu::copy_to_host(dst, src, bytes, stream)      waits for the stream
 // Device-wide; called twice as in CUB (temp == nullptr: only sets bytes); n is 64-bit; outputs distinct from inputs:
 //   gpu::exclusive_sum, gpu::inclusive_sum(temp, bytes, in, out, n, stream)  summed in the type of out
@@ -65,6 +68,8 @@
 #define SYMKERN_KERNEL [[maybe_unused]] static __global__ void
 #define SYMKERN_BOUNDS(...) __launch_bounds__(__VA_ARGS__)
 #define SYMKERN_DEVICE __device__ __forceinline__
+#define SYMKERN_UNROLL _Pragma("unroll")
+#define SYMKERN_NO_UNROLL _Pragma("unroll 1")
 #define SYMKERN_SHARED(type, name, count) __shared__ __align__(16) type name[count]
 #define SYMKERN_DYNAMIC_SHARED(type, name)          \
   extern __shared__ uint4 symkern_dynamic_shared[]; \
@@ -73,6 +78,8 @@
 #define SYMKERN_KERNEL [[maybe_unused]] static void
 #define SYMKERN_BOUNDS(...)
 #define SYMKERN_DEVICE inline
+#define SYMKERN_UNROLL
+#define SYMKERN_NO_UNROLL
 // The static in the lambda gives one key per declaration and template instance, as one __shared__ variable does.
 #define SYMKERN_SHARED(type, name, count)                                       \
   auto& name = ::symkern::simt::shared_array<type, count>([]() -> const void* { \
@@ -172,6 +179,36 @@ inline void memset_async(void* p, int byte, std::size_t bytes, [[maybe_unused]] 
   check(cudaMemsetAsync(p, byte, bytes, stream), "cudaMemsetAsync");
 #else
   std::memset(p, byte, bytes);
+#endif
+}
+
+// For persistent kernels: multiprocessors, blocks of the kernel that fit on one as far as registers go, and bytes of
+// dynamic shared memory of a block, and of all blocks on one multiprocessor.
+struct Room {
+  int multiprocessors, blocks;
+  std::size_t shared_block, shared_all;
+};
+
+template <class... P>
+Room room([[maybe_unused]] void (*kernel)(P...), [[maybe_unused]] int threads) {
+#ifdef __CUDACC__
+  Room found{};
+  int device = 0, block = 0, all = 0, reserved = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  check(cudaDeviceGetAttribute(&found.multiprocessors, cudaDevAttrMultiProcessorCount, device), "multiprocessors");
+  check(cudaDeviceGetAttribute(&block, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "shared memory");
+  check(cudaDeviceGetAttribute(&all, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device), "shared memory");
+  check(cudaDeviceGetAttribute(&reserved, cudaDevAttrReservedSharedMemoryPerBlock, device), "shared memory");
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&found.blocks, kernel, threads, 0), "occupancy");
+  cudaFuncAttributes made{};
+  check(cudaFuncGetAttributes(&made, kernel), "cudaFuncGetAttributes");
+  found.blocks = std::max(found.blocks, 1);
+  found.shared_block = static_cast<std::size_t>(block) - made.sharedSizeBytes;
+  found.shared_all = static_cast<std::size_t>(all) -
+                     static_cast<std::size_t>(found.blocks) * (static_cast<std::size_t>(reserved) + made.sharedSizeBytes);
+  return found;
+#else
+  return {2, 2, simt::config().shared_limit - 9 * 1024, 2 * simt::config().shared_limit};  // 9 KB of static arrays
 #endif
 }
 
@@ -410,7 +447,31 @@ SYMKERN_DEVICE void async_wait() {
 }
 #endif
 
+// ---------- 16 bytes at once
+
+// Component by component on the host, where the race checker would not see the copy of a whole struct.
+#ifndef __CUDACC__
+inline void check_aligned(const void* p) {
+  if (reinterpret_cast<std::uintptr_t>(p) % 16 != 0) throw std::runtime_error("16-byte access to unaligned memory");
+}
+inline float4 load16(const float* p) { return check_aligned(p), float4{p[0], p[1], p[2], p[3]}; }
+inline double2 load16(const double* p) { return check_aligned(p), double2{p[0], p[1]}; }
+inline void store16(float* p, float4 v) { check_aligned(p), p[0] = v.x, p[1] = v.y, p[2] = v.z, p[3] = v.w; }
+inline void store16(double* p, double2 v) { check_aligned(p), p[0] = v.x, p[1] = v.y; }
+#else
+SYMKERN_DEVICE float4 load16(const float* p) { return *reinterpret_cast<const float4*>(p); }
+SYMKERN_DEVICE double2 load16(const double* p) { return *reinterpret_cast<const double2*>(p); }
+SYMKERN_DEVICE void store16(float* p, float4 v) { *reinterpret_cast<float4*>(p) = v; }
+SYMKERN_DEVICE void store16(double* p, double2 v) { *reinterpret_cast<double2*>(p) = v; }
+#endif
+
 // ---------- tensor core
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+SYMKERN_DEVICE constexpr bool has_tf32() { return false; }
+#else
+SYMKERN_DEVICE constexpr bool has_tf32() { return true; }
+#endif
 
 // Nearest tf32 value (10 explicit mantissa bits, ties away from zero), as a float.
 SYMKERN_DEVICE float to_tf32(float x) {

@@ -175,6 +175,7 @@ SYMKERN_INLINE void store_first_f(float* p, VF v, int64_t n) {
   if (n > 0) p[0] = v[0];
   if (n > 1) p[1] = v[1];
   if (n > 2) p[2] = v[2];
+  if (n > 3) p[3] = v[3];
 #endif
 }
 

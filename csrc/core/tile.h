@@ -9,6 +9,8 @@
 //   rows                           rows of a tile (constant)
 //   ld(width)                      row stride of a tile of that many columns
 //   tile(width), column()          room for `rows` x ld(width) numbers; for one number per row. For the whole pass.
+//   good(i, size), index(i, size)  whether an index is in range, and a safe one. On the host true and i: the caller has
+//                                  looked at all of them. On the device edges with a wrong index become NaN.
 //   each(n, width, f)              f(r, c) for rows r < n and columns c = 0, W, 2 W ... < width, W = Lanes::width
 //   each_row(n, f)                 f(r), one call per row
 //   dot(n, width, f, g)            g(r, sum): sum over columns of the vectors f(r, c)

@@ -38,6 +38,8 @@ struct SimdBlock {
     next += (rows + 15) / 16 * 16;
     return at;
   }
+  static constexpr bool good(int64_t, int64_t) { return true; }
+  static constexpr int64_t index(int64_t i, int64_t) { return i; }
   static TileWeight<S> weight(const TileWeight<S>& w) { return w; }
 
   // to: k * n numbers. Panels of up to P vectors, each with its k rows one after the other.

@@ -51,7 +51,43 @@ struct Gradients {
         second_bias(mask >> 7 & 1, {in.width}, in.h) {}
 };
 
-#if !defined(__CUDACC__)
+#if defined(__CUDACC__)
+
+template <class Pass>
+void run(const Launch& launch, const Cfconv& args, const Pass& pass) {
+  using S = typename Pass::Scalar;
+  const CfconvWeights<S> weights{args.first_weight.const_data_ptr<S>(), args.second_weight.const_data_ptr<S>()};
+  on_device(args.filter, [&](const TileGraph& graph, FusedMemory& memory) {
+    cfconv_cuda::run(pass, weights, graph, args.filter.precision == 1, memory, launch.stream());
+  });
+}
+
+template <class S>
+FilterSums<S> sums_of(const Gradients& to) {
+  return {to.first_weight.data<S>(), to.first_bias.data<S>(), to.second_weight.data<S>(),
+          to.second_bias.data<S>(),  to.p.data<S>(),          to.q.data<S>()};
+}
+
+template <class S>
+void run_forward(const Launch& launch, const Cfconv& args, Tensor& out) {
+  run(launch, args, CfconvForward<S>{args.input<S>(), out.mutable_data_ptr<S>()});
+}
+
+template <class S>
+void run_backward(const Launch& launch, const Cfconv& args, const Tensor& grad, const Gradients& to) {
+  run(launch, args,
+      CfconvBackward<S>{args.input<S>(), grad.const_data_ptr<S>(), to.h.data<S>(), to.d.data<S>(), sums_of<S>(to)});
+}
+
+template <class S>
+void run_double_backward(const Launch& launch, const Cfconv& args, const Tensor& along_h, const OptionalTensor& along_d,
+                         const Tensor& grad, const FusedResult& out, const Gradients& to) {
+  run(launch, args,
+      CfconvDoubleBackward<S>{args.input<S>(), along_h.const_data_ptr<S>(), data_or_null<S>(along_d),
+                              grad.const_data_ptr<S>(), out.data<S>(), to.h.data<S>(), to.d.data<S>(), sums_of<S>(to)});
+}
+
+#else
 
 template <class S>
 const CfconvKernels<S>& kernels() {

@@ -48,7 +48,7 @@ struct CfconvForward {
         block.template add_parts<1>(
             n, w, [&](int r) { return graph.receivers[edge(r)]; },
             [&](int r, int c, V* sum) {
-              sum[0] += L::load(f + r * ld + c) * L::load(in.h + graph.senders[edge(r)] * w + c);
+              sum[0] += L::load(f + r * ld + c) * L::load(in.h + B::index(graph.senders[edge(r)], graph.atoms) * w + c);
             },
             out);
       }
@@ -65,6 +65,7 @@ struct CfconvBackward {
   S* d;           // (edges)
   FilterSums<S> sums;
 
+  SYMKERN_HD void shift(int64_t by) { sums.shift(by); }
   template <class B>
   SYMKERN_FORMULA void tiles(B& block) const {
     (*this)(block, TileRange{0, 0});
@@ -83,9 +84,11 @@ struct CfconvBackward {
       const S *f = filter.F[0], *f1 = filter.F[1];
       for (int side = 0; side < graph.sides(); ++side) {
         const auto edge = [&](int r) { return graph.edge(side, begin + r); };
-        const auto at_receiver = [&](int r, int c) { return L::load(grad + graph.receivers[edge(r)] * w + c); };
+        const auto at_receiver = [&](int r, int c) {
+          return L::load(grad + B::index(graph.receivers[edge(r)], graph.atoms) * w + c);
+        };
         const auto both = [&](int r, int c) {
-          return at_receiver(r, c) * L::load(in.h + graph.senders[edge(r)] * w + c);
+          return at_receiver(r, c) * L::load(in.h + B::index(graph.senders[edge(r)], graph.atoms) * w + c);
         };
         if (h != nullptr) {
           block.template add_parts<1>(
@@ -121,6 +124,7 @@ struct CfconvDoubleBackward {
   S* d;                        // (edges)
   FilterSums<S> sums;
 
+  SYMKERN_HD void shift(int64_t by) { sums.shift(by); }
   template <class B>
   SYMKERN_FORMULA void tiles(B& block) const {
     (*this)(block, TileRange{0, 0});
@@ -142,8 +146,12 @@ struct CfconvDoubleBackward {
       const S *f = filter.F[0], *f1 = filter.F[1], *f2 = filter.F[2];
       for (int side = 0; side < graph.sides(); ++side) {
         const auto edge = [&](int r) { return graph.edge(side, begin + r); };
-        const auto sent = [&](const S* x, int r, int c) { return L::load(x + graph.senders[edge(r)] * w + c); };
-        const auto received = [&](int r, int c) { return L::load(grad + graph.receivers[edge(r)] * w + c); };
+        const auto sent = [&](const S* x, int r, int c) {
+          return L::load(x + B::index(graph.senders[edge(r)], graph.atoms) * w + c);
+        };
+        const auto received = [&](int r, int c) {
+          return L::load(grad + B::index(graph.receivers[edge(r)], graph.atoms) * w + c);
+        };
         if (slope) block.each_row(n, [&](int r) { td[r] = along_d[edge(r)]; });
         if (out != nullptr) {
           block.template add_parts<1>(

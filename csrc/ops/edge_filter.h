@@ -44,6 +44,11 @@ struct FilterSums {
     return basis() || first_weight != nullptr || first_bias != nullptr || second_weight != nullptr ||
            second_bias != nullptr;
   }
+  // Moves them, so that each block of a device has its own.
+  SYMKERN_HD void shift(int64_t by) {
+    S** const all[] = {&first_weight, &first_bias, &second_weight, &second_bias, &p, &q};
+    for (S** x : all) *x = *x != nullptr ? *x + by : nullptr;
+  }
 };
 
 // The basis of the rows of a tile, with as many derivatives as `order` says; of basis times cutoff if `cut`.
@@ -54,12 +59,16 @@ struct FilterBasis {
   using V = typename L::Vector;
 
   const FilterInput<S>& in;
-  int order, ld;
-  S *d, *t[3], *u[3];  // one number per row
-  S* e[3];             // (rows, K)
+  int order, ld, basis16;  // of (rows, K); K to the next multiple of 16
+  S *d, *t[3], *u[3];      // one number per row
+  S* e[3];                 // (rows, K)
 
   SYMKERN_FORMULA FilterBasis(B& block, const FilterInput<S>& input, int derivatives)
-      : in(input), order(derivatives), ld(B::ld(input.basis)), d(block.column()) {
+      : in(input),
+        order(derivatives),
+        ld(B::ld(input.basis)),
+        basis16((input.basis + 15) / 16 * 16),
+        d(block.column()) {
     for (int k = 0; k < 3; ++k) {
       t[k] = block.column(), u[k] = block.column();
       e[k] = k <= order ? block.tile(in.basis) : nullptr;
@@ -93,8 +102,14 @@ struct FilterBasis {
 
   SYMKERN_FORMULA void evaluate(B& block, int64_t begin, int n) const {
     // whole vectors of rows: those beyond the last repeat it
-    block.each_row(B::ld(n), [&](int r) { d[r] = in.d[in.edge(0, begin + (r < n ? r : n - 1))]; });
-    block.each(1, B::ld(n), [&](int, int r) {
+    const int rows = (n + 15) / 16 * 16;
+    block.each_row(rows, [&](int r) {
+      const int64_t e = in.edge(0, begin + (r < n ? r : n - 1));
+      const S x = in.d[e];
+      const bool good = B::good(in.senders[e], in.atoms) && B::good(in.receivers[e], in.atoms) && x >= 0 && x - x == 0;
+      d[r] = good ? x : S(NAN);
+    });
+    block.each(1, rows, [&](int, int r) {
       const RadialRow<V> x = radial_row(in.shape, in.kind, V(L::load(d + r)));
       L::store(d + r, x.d);
       L::store(t[0] + r, x.t.f), L::store(t[1] + r, x.t.d1), L::store(t[2] + r, x.t.d2);
@@ -109,7 +124,7 @@ struct FilterBasis {
 
   template <BasisKind kind, int derivatives>
   SYMKERN_FORMULA void fill(B& block, int n) const {
-    block.each(n, ld, [&](int r, int k) {
+    block.each(n, basis16, [&](int r, int k) {
       if (k >= in.basis) return;
       const BasisJet<V> x = jet<kind>(r, k);
       const int at = r * ld + k;
@@ -131,11 +146,11 @@ struct FilterBasis {
       };
       if (sums.p != nullptr) {
         const auto pick = [](const BasisJet<V>& x, int slope) { return slope ? x.dp : x.p; };
-        block.add_columns(n, ld, [&](int r, int k) { return share(r, k, pick); }, sums.p);
+        block.add_columns(n, basis16, [&](int r, int k) { return share(r, k, pick); }, sums.p);
       }
       if (sums.q != nullptr) {
         const auto pick = [](const BasisJet<V>& x, int slope) { return slope ? x.dq : x.q; };
-        block.add_columns(n, ld, [&](int r, int k) { return share(r, k, pick); }, sums.q);
+        block.add_columns(n, basis16, [&](int r, int k) { return share(r, k, pick); }, sums.q);
       }
     });
   }
@@ -169,10 +184,11 @@ struct LinearFilter {
 
   SYMKERN_FORMULA void evaluate(B& block, int64_t begin, int n) {
     basis.evaluate(block, begin, n);
+    const auto pick = [](const auto& x, int k) { return k == 0 ? x[0] : k == 1 ? x[1] : x[2]; };  // registers, no array
     for (int k = 0; k <= basis.order; ++k) {
-      const S* u = basis.u[k];
-      S* to = F[k];
-      block.product(n, basis.e[k], basis.ld, weight,
+      const S* u = pick(basis.u, k);
+      S* to = pick(F, k);
+      block.product(n, pick(basis.e, k), basis.ld, weight,
                     [&](int r, int c, V x) { L::store(to + r * ld + c, x + L::load(bias + c) * L::splat(u[r])); });
     }
   }

@@ -42,7 +42,7 @@ struct Problem {
     const auto argument = [&](const auto& t, const char* name, std::initializer_list<int64_t> shape) {
       return fused_argument(t, name, received, "received", shape);
     };
-    p = as_contiguous(received);
+    p = as_rows(received);
     q = argument(sent, "sent", {n, h});
     a = argument(attributes, "attributes", {e, k});
     u = argument(edge_weight, "edge_weight", {e});
@@ -131,30 +131,19 @@ struct Results {
 
 #if defined(__CUDACC__)
 
-// The raw weights of products, for a device to lay out; and memory that lives as long as the call.
+// The raw weights of products, for a device to lay out.
 template <class S>
 EgnnWeights<S> weights(const Problem& in) {
   return {in.w1.const_data_ptr<S>(), in.w2.const_data_ptr<S>(), data_or_null<S>(in.c1)};
 }
 
-class Memory {
- public:
-  explicit Memory(const Tensor& like) : like_(like) {}
-  void* operator()(int64_t bytes) {
-    held_.push_back(empty({bytes}, ScalarType::Byte, like_));
-    return held_.back().mutable_data_ptr();
-  }
-
- private:
-  Tensor like_;
-  std::vector<Tensor> held_;
-};
-
-template <class S, class Pass>
+template <class Pass>
 void run(const Problem& in, const Launch& launch, const Pass& pass) {
-  Memory memory(in.p);
-  const EgnnOrders orders{in.graph.starts(), in.order->const_data_ptr<int64_t>(), in.ptr->const_data_ptr<int64_t>()};
-  egnn_cuda::run(pass, weights<S>(in), orders, in.tf32, memory, launch.stream());
+  using S = typename Pass::Scalar;
+  FusedMemory memory(in.p);
+  const TileGraph graph{in.atoms(), in.edges(), in.graph.starts(), in.order->const_data_ptr<int64_t>(),
+                        in.ptr->const_data_ptr<int64_t>()};
+  egnn_cuda::run(pass, weights<S>(in), graph, in.tf32, memory, launch.stream());
 }
 
 #else

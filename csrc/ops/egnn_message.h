@@ -44,12 +44,19 @@ struct EgnnInput {
   SYMKERN_FORMULA void gather_weight(B& block, int64_t begin, int n, const S* from, S missing, S* to) const {
     block.each_row(n, [&](int r) { to[r] = from != nullptr ? from[edge(begin + r)] : missing; });
   }
-  // P_i + Q_j, and the same of other rows per atom, either of them null for zero
-  template <class L>
-  SYMKERN_FORMULA typename L::Vector ends(const S* own, const S* other, int64_t e, int c) const {
+  // P_i + Q_j, and the same of other rows per atom, either of them null for zero; NaN for an edge with a wrong index
+  template <class B>
+  SYMKERN_FORMULA typename B::Lanes::Vector ends(const S* own, const S* other, int64_t e, int c) const {
+    using L = typename B::Lanes;
+    if (!B::good(receivers[e], atoms) || !B::good(senders[e], atoms)) return L::splat(S(NAN));
     typename L::Vector sum = own != nullptr ? L::load(own + receivers[e] * width + c) : L::splat(0);
     if (other != nullptr) sum += L::load(other + senders[e] * width + c);
     return sum;
+  }
+  // The row of its receiver.
+  template <class B>
+  SYMKERN_FORMULA typename B::Lanes::Vector at_receiver(const S* x, int64_t e, int c) const {
+    return B::Lanes::load(x + B::index(receivers[e], atoms) * width + c);
   }
   // alpha of each row, from rows of u2; 1 without attention
   template <class B>
@@ -76,6 +83,13 @@ struct EgnnGradients {
   S *attention_weight, *attention_bias;    // (H), (16) of the same number
   S *head_weight, *head_bias, *head_last;  // (H, H), (H), (H)
 
+  // Moves the sums over all edges, so that each block of a device has its own.
+  SYMKERN_HD void shift(int64_t by) {
+    S** const sums[] = {&first,          &second,      &second_bias, &attention_weight,
+                        &attention_bias, &head_weight, &head_bias,   &head_last};
+    for (S** p : sums) *p = *p != nullptr ? *p + by : nullptr;
+  }
+
   // The gradients that start from that of P_i + Q_j + W_1 a: rows of zb (n, H), and the attributes as gathered.
   template <class B>
   SYMKERN_FORMULA void first_layer(B& block, const EgnnInput<S>& in, const TileWeight<S>& first_t, int64_t begin, int n,
@@ -97,10 +111,10 @@ struct EgnnGradients {
     } else {
       block.product(n, zb, ld, first_t, [&](int r, int c, V x) {
         S* to = scalars + edge(r) * count + c;
-        if (c + L::width <= count) {
-          L::store(to, x);
+        if (count % L::width == 0) {  // then rows are aligned as the device wants them
+          if (c < count) L::store(to, x);
         } else if (c < count) {
-          L::store_first(to, x, count - c);
+          L::store_first(to, x, count - c < L::width ? count - c : L::width);
         }
       });
     }
@@ -136,7 +150,7 @@ struct EgnnForward {
       in.gather(block, begin, n, in.scalars, t.a);
       in.gather_weight(block, begin, n, in.edge_weight, S(1), t.weight);
       block.product(n, t.a, ldk, first, [&](int r, int c, V x) {
-        L::store(t.u + r * ld + c, silu<S, V>(x + in.template ends<L>(in.received, in.sent, edge(r), c)).f);
+        L::store(t.u + r * ld + c, silu<S, V>(x + in.template ends<B>(in.received, in.sent, edge(r), c)).f);
       });
       block.product(n, t.u, ld, second, [&](int r, int c, V x) {
         L::store(t.m + r * ld + c, silu<S, V>(x + L::load(in.second_bias + c)).f);

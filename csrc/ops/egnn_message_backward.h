@@ -12,6 +12,8 @@ struct EgnnBackward {
   const S *total_grad, *head_grad;  // (atoms, H), (edges); null for zero
   EgnnGradients<S> out;
 
+  SYMKERN_HD void shift(int64_t by) { out.shift(by); }
+
   struct Tiles {
     S *a, *u1, *d1, *u2, *d2, *g, *z, *weight, *alpha, *t;
   };
@@ -32,23 +34,24 @@ struct EgnnBackward {
     using V = typename L::Vector;
     const int h = in.width, ld = B::ld(h), ldk = B::ld(in.attributes);
     const Tiles t = tiles(block);
-    const auto first = block.weight(in.first), second = block.weight(in.second), second_t = block.weight(in.second_t),
-               to_head = block.weight(in.head), to_head_t = block.weight(in.head_t),
-               first_t = in.wide() ? block.weight(in.first_t) : in.first_t;
     const bool gated = in.gated(), headed = head_grad != nullptr;
+    const auto first = block.weight(in.first), second = block.weight(in.second), second_t = block.weight(in.second_t),
+               to_head = headed ? block.weight(in.head) : in.head,
+               to_head_t = headed ? block.weight(in.head_t) : in.head_t,
+               first_t = in.wide() ? block.weight(in.first_t) : in.first_t;
     const bool inner = out.received != nullptr || out.sent != nullptr || out.scalars != nullptr || out.first != nullptr;
     for (int64_t begin = range.begin; begin < range.end; begin += B::rows) {
       const int n = static_cast<int>(range.end - begin < B::rows ? range.end - begin : B::rows);
       const auto edge = [&](int r) { return in.edge(begin + r); };
       const auto at = [&](const S* tile, int r, int c) { return L::load(tile + r * ld + c); };
       const auto incoming = [&](int r, int c) {  // gradient of the sum that the edge is part of
-        return total_grad != nullptr ? L::load(total_grad + in.receivers[edge(r)] * h + c) : L::splat(0);
+        return total_grad != nullptr ? in.template at_receiver<B>(total_grad, edge(r), c) : L::splat(0);
       };
 
       in.gather(block, begin, n, in.scalars, t.a);
       in.gather_weight(block, begin, n, in.edge_weight, S(1), t.weight);
       block.product(n, t.a, ldk, first, [&](int r, int c, V x) {
-        const auto y = silu<S, V>(x + in.template ends<L>(in.received, in.sent, edge(r), c));
+        const auto y = silu<S, V>(x + in.template ends<B>(in.received, in.sent, edge(r), c));
         L::store(t.u1 + r * ld + c, y.f), L::store(t.d1 + r * ld + c, y.d);
       });
       block.product(n, t.u1, ld, second, [&](int r, int c, V x) {

@@ -16,6 +16,8 @@ struct EgnnDoubleBackward {
   S *total, *head;  // gradients of these: (atoms, H), a sum at receivers, and (edges); null is not asked for
   EgnnGradients<S> out;
 
+  SYMKERN_HD void shift(int64_t by) { out.shift(by); }
+
   struct Tiles {
     S *a, *b, *u1, *d1, *v1, *e1, *u2, *d2, *v2, *e2, *g, *g1, *z, *z1;
     S *weight, *weight1, *alpha, *alpha1, *q, *t, *t1;
@@ -44,7 +46,8 @@ struct EgnnDoubleBackward {
     const int h = in.width, ld = B::ld(h), ldk = B::ld(in.attributes);
     const Tiles t = tiles(block);
     const auto first = block.weight(in.first), second = block.weight(in.second), second_t = block.weight(in.second_t),
-               to_head = block.weight(in.head), to_head_t = block.weight(in.head_t),
+               to_head = headed() ? block.weight(in.head) : in.head,
+               to_head_t = headed() ? block.weight(in.head_t) : in.head_t,
                first_t = in.wide() ? block.weight(in.first_t) : in.first_t;
     const bool gated = in.gated(), along_first = out.first != nullptr && scalars_along != nullptr;
     const bool inner = out.received != nullptr || out.sent != nullptr || out.scalars != nullptr || out.first != nullptr;
@@ -54,7 +57,7 @@ struct EgnnDoubleBackward {
       const auto at = [&](const S* tile, int r, int c) { return L::load(tile + r * ld + c); };
       const auto put = [&](S* tile, int r, int c, V x) { L::store(tile + r * ld + c, x); };
       const auto incoming = [&](int r, int c) {  // gradient of the sum that the edge is part of
-        return total_grad != nullptr ? L::load(total_grad + in.receivers[edge(r)] * h + c) : L::splat(0);
+        return total_grad != nullptr ? in.template at_receiver<B>(total_grad, edge(r), c) : L::splat(0);
       };
 
       // forward
@@ -62,11 +65,11 @@ struct EgnnDoubleBackward {
       in.gather_weight(block, begin, n, in.edge_weight, S(1), t.weight);
       in.gather_weight(block, begin, n, edge_weight_along, S(0), t.weight1);
       block.product(n, t.a, ldk, first, [&](int r, int c, V x) {
-        const auto y = silu<S, V>(x + in.template ends<L>(in.received, in.sent, edge(r), c));
+        const auto y = silu<S, V>(x + in.template ends<B>(in.received, in.sent, edge(r), c));
         put(t.u1, r, c, y.f), put(t.d1, r, c, y.d), put(t.e1, r, c, y.dd);
       });
       const auto change = [&](int r, int c, V x) {
-        const V z = x + in.template ends<L>(received_along, sent_along, edge(r), c);
+        const V z = x + in.template ends<B>(received_along, sent_along, edge(r), c);
         put(t.v1, r, c, at(t.d1, r, c) * z), put(t.e1, r, c, at(t.e1, r, c) * z);
       };
       if (scalars_along != nullptr) {

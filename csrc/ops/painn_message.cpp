@@ -85,7 +85,45 @@ struct OutputGradients {
         mu(Directions::rows(in, grad_mu, "grad_mu")) {}
 };
 
-#if !defined(__CUDACC__)
+#if defined(__CUDACC__)
+
+template <class Pass>
+void run(const Launch& launch, const Painn& args, const Pass& pass) {
+  using S = typename Pass::Scalar;
+  on_device(args.filter, [&](const TileGraph& graph, FusedMemory& memory) {
+    painn_cuda::run(pass, args.weight.const_data_ptr<S>(), graph, args.filter.precision == 1, memory, launch.stream());
+  });
+}
+
+template <class S>
+FilterSums<S> sums_of(const Gradients& to) {
+  return {to.weight.data<S>(), to.bias.data<S>(), nullptr, nullptr, to.p.data<S>(), to.q.data<S>()};
+}
+
+template <class S>
+void run_forward(const Launch& launch, const Painn& args, Tensor& dq, Tensor& dmu) {
+  run(launch, args, PainnForward<S>{args.input<S>(), dq.mutable_data_ptr<S>(), dmu.mutable_data_ptr<S>()});
+}
+
+template <class S>
+void run_backward(const Launch& launch, const Painn& args, const OutputGradients& grad, const Gradients& to) {
+  run(launch, args,
+      PainnBackward<S>{args.input<S>(), grad.q.const_data_ptr<S>(), grad.mu.const_data_ptr<S>(), to.phi.data<S>(),
+                       to.mu.data<S>(), to.d.data<S>(), to.directions.data<S>(), sums_of<S>(to)});
+}
+
+template <class S>
+void run_double_backward(const Launch& launch, const Painn& args, const Directions& along, const OutputGradients& grad,
+                         const FusedResult& out_q, const FusedResult& out_mu, const Gradients& to) {
+  run(launch, args,
+      PainnDoubleBackward<S>{args.input<S>(), along.phi.const_data_ptr<S>(), along.mu.const_data_ptr<S>(),
+                             along.d.const_data_ptr<S>(), along.directions.const_data_ptr<S>(),
+                             grad.q.const_data_ptr<S>(), grad.mu.const_data_ptr<S>(), out_q.data<S>(),
+                             out_mu.data<S>(), to.phi.data<S>(), to.mu.data<S>(), to.d.data<S>(),
+                             to.directions.data<S>(), sums_of<S>(to)});
+}
+
+#else
 
 template <class S>
 const PainnKernels<S>& kernels() {

@@ -27,8 +27,9 @@ struct PainnInput {
 };
 
 // One edge of a tile, at one vector of channels.
-template <class L>
+template <class B>
 struct PainnEdge {
+  using L = typename B::Lanes;
   using S = typename L::Scalar;
   using V = typename L::Vector;
 
@@ -37,7 +38,10 @@ struct PainnEdge {
 
   template <class Graph>
   SYMKERN_FORMULA PainnEdge(const Graph& graph, int side, int64_t row)
-      : width(graph.width), edge(graph.edge(side, row)), sender(graph.senders[edge]), receiver(graph.receivers[edge]) {}
+      : width(graph.width),
+        edge(graph.edge(side, row)),
+        sender(B::index(graph.senders[edge], graph.atoms)),
+        receiver(B::index(graph.receivers[edge], graph.atoms)) {}
 
   SYMKERN_FORMULA V sent(const S* x, int part, int c) const { return L::load(x + (sender * 3 + part) * width + c); }
   SYMKERN_FORMULA V received(const S* x, int part, int c) const {
@@ -80,19 +84,19 @@ struct PainnForward {
       const S* F = filter.F[0];
       for (int side = 0; side < graph.sides(); ++side) {
         const auto receiver = [&](int r) { return graph.receivers[graph.edge(side, begin + r)]; };
-        const auto product = [&](const PainnEdge<L>& x, int r, int part, int c) {
+        const auto product = [&](const PainnEdge<B>& x, int r, int part, int c) {
           return x.sent(in.phi, part, c) * L::load(F + r * ld + part * w + c);
         };
         if (dq != nullptr) {
           block.template add_parts<1>(
               n, w, receiver,
-              [&](int r, int c, V* sum) { sum[0] += product(PainnEdge<L>(graph, side, begin + r), r, 0, c); }, dq);
+              [&](int r, int c, V* sum) { sum[0] += product(PainnEdge<B>(graph, side, begin + r), r, 0, c); }, dq);
         }
         if (dmu != nullptr) {
           block.template add_parts<3>(
               n, w, receiver,
               [&](int r, int c, V* sum) {
-                const PainnEdge<L> x(graph, side, begin + r);
+                const PainnEdge<B> x(graph, side, begin + r);
                 const V radial = product(x, r, 1, c), mixed = product(x, r, 2, c);
                 for (int k = 0; k < 3; ++k) {
                   sum[k] += radial * x.component(in.directions, k) + mixed * x.sent(in.mu, k, c);
@@ -114,6 +118,7 @@ struct PainnBackward {
   S *d, *directions;          // (edges), (edges, 3)
   FilterSums<S> sums;
 
+  SYMKERN_HD void shift(int64_t by) { sums.shift(by); }
   template <class B>
   SYMKERN_FORMULA void tiles(B& block) const {
     (*this)(block, TileRange{0, 0});
@@ -131,14 +136,14 @@ struct PainnBackward {
       filter.evaluate(block, begin, n);
       const S *F = filter.F[0], *F1 = filter.F[1];
       for (int side = 0; side < graph.sides(); ++side) {
-        const auto edge = [&](int r) { return PainnEdge<L>(graph, side, begin + r); };
+        const auto edge = [&](int r) { return PainnEdge<B>(graph, side, begin + r); };
         const auto sender = [&](int r) { return graph.senders[graph.edge(side, begin + r)]; };
         const auto at = [&](const S* x, int r, int part, int c) { return L::load(x + r * ld + part * w + c); };
         if (phi != nullptr) {
           block.template add_parts<3>(
               n, w, sender,
               [&](int r, int c, V* sum) {
-                const PainnEdge<L> x = edge(r);
+                const PainnEdge<B> x = edge(r);
                 sum[0] += x.received(grad_q, c) * at(F, r, 0, c);
                 sum[1] += x.along(grad_mu, in.directions, c) * at(F, r, 1, c);
                 sum[2] += x.with_sent(grad_mu, in.mu, c) * at(F, r, 2, c);
@@ -149,7 +154,7 @@ struct PainnBackward {
           block.template add_parts<3>(
               n, w, sender,
               [&](int r, int c, V* sum) {
-                const PainnEdge<L> x = edge(r);
+                const PainnEdge<B> x = edge(r);
                 const V mixed = x.sent(in.phi, 2, c) * at(F, r, 2, c);
                 for (int k = 0; k < 3; ++k) sum[k] += x.received(grad_mu, k, c) * mixed;
               },
@@ -159,7 +164,7 @@ struct PainnBackward {
           block.dot(
               n, w,
               [&](int r, int c) {
-                const PainnEdge<L> x = edge(r);
+                const PainnEdge<B> x = edge(r);
                 return x.received(grad_q, c) * x.sent(in.phi, 0, c) * at(F1, r, 0, c) +
                        x.along(grad_mu, in.directions, c) * x.sent(in.phi, 1, c) * at(F1, r, 1, c) +
                        x.with_sent(grad_mu, in.mu, c) * x.sent(in.phi, 2, c) * at(F1, r, 2, c);
@@ -170,7 +175,7 @@ struct PainnBackward {
           block.template dots<3>(
               n, w,
               [&](int r, int c, V* sum) {
-                const PainnEdge<L> x = edge(r);
+                const PainnEdge<B> x = edge(r);
                 const V radial = x.sent(in.phi, 1, c) * at(F, r, 1, c);
                 for (int k = 0; k < 3; ++k) sum[k] += x.received(grad_mu, k, c) * radial;
               },
@@ -181,7 +186,7 @@ struct PainnBackward {
         }
         if (a != nullptr) {
           block.each(n, w, [&](int r, int c) {
-            const PainnEdge<L> x = edge(r);
+            const PainnEdge<B> x = edge(r);
             const V share[3] = {x.received(grad_q, c) * x.sent(in.phi, 0, c),
                                 x.along(grad_mu, in.directions, c) * x.sent(in.phi, 1, c),
                                 x.with_sent(grad_mu, in.mu, c) * x.sent(in.phi, 2, c)};
@@ -209,6 +214,7 @@ struct PainnDoubleBackward {
   S *d, *directions;                    // (edges), (edges, 3)
   FilterSums<S> sums;
 
+  SYMKERN_HD void shift(int64_t by) { sums.shift(by); }
   template <class B>
   SYMKERN_FORMULA void tiles(B& block) const {
     (*this)(block, TileRange{0, 0});
@@ -226,13 +232,13 @@ struct PainnDoubleBackward {
       filter.evaluate(block, begin, n);
       const S *F = filter.F[0], *F1 = filter.F[1], *F2 = filter.F[2];
       for (int side = 0; side < graph.sides(); ++side) {
-        const auto edge = [&](int r) { return PainnEdge<L>(graph, side, begin + r); };
+        const auto edge = [&](int r) { return PainnEdge<B>(graph, side, begin + r); };
         const auto sender = [&](int r) { return graph.senders[graph.edge(side, begin + r)]; };
         const auto receiver = [&](int r) { return graph.receivers[graph.edge(side, begin + r)]; };
         const auto at = [&](const S* x, int r, int part, int c) { return L::load(x + r * ld + part * w + c); };
-        const auto td = [&](const PainnEdge<L>& x) { return L::splat(along_d[x.edge]); };
+        const auto td = [&](const PainnEdge<B>& x) { return L::splat(along_d[x.edge]); };
         // derivative of phi F, a part of it
-        const auto product = [&](const PainnEdge<L>& x, int r, int part, int c) {
+        const auto product = [&](const PainnEdge<B>& x, int r, int part, int c) {
           return x.sent(along_phi, part, c) * at(F, r, part, c) + x.sent(in.phi, part, c) * at(F1, r, part, c) * td(x);
         };
         if (out_q != nullptr) {
@@ -243,7 +249,7 @@ struct PainnDoubleBackward {
           block.template add_parts<3>(
               n, w, receiver,
               [&](int r, int c, V* sum) {
-                const PainnEdge<L> x = edge(r);
+                const PainnEdge<B> x = edge(r);
                 const V radial = x.sent(in.phi, 1, c) * at(F, r, 1, c), mixed = x.sent(in.phi, 2, c) * at(F, r, 2, c);
                 const V radial1 = product(x, r, 1, c), mixed1 = product(x, r, 2, c);
                 for (int k = 0; k < 3; ++k) {
@@ -257,7 +263,7 @@ struct PainnDoubleBackward {
           block.template add_parts<3>(
               n, w, sender,
               [&](int r, int c, V* sum) {
-                const PainnEdge<L> x = edge(r);
+                const PainnEdge<B> x = edge(r);
                 const V t = td(x);
                 sum[0] += x.received(grad_q, c) * at(F1, r, 0, c) * t;
                 sum[1] += x.along(grad_mu, along_directions, c) * at(F, r, 1, c) +
@@ -271,14 +277,14 @@ struct PainnDoubleBackward {
           block.template add_parts<3>(
               n, w, sender,
               [&](int r, int c, V* sum) {
-                const PainnEdge<L> x = edge(r);
+                const PainnEdge<B> x = edge(r);
                 const V mixed1 = product(x, r, 2, c);
                 for (int k = 0; k < 3; ++k) sum[k] += x.received(grad_mu, k, c) * mixed1;
               },
               mu);
         }
         // what F_c and F'_c are multiplied with
-        const auto factors = [&](const PainnEdge<L>& x, int c, V(&first)[3], V(&second)[3]) {
+        const auto factors = [&](const PainnEdge<B>& x, int c, V(&first)[3], V(&second)[3]) {
           const V t = td(x), p0 = x.sent(in.phi, 0, c), p1 = x.sent(in.phi, 1, c), p2 = x.sent(in.phi, 2, c);
           const V w0 = x.received(grad_q, c), w1 = x.along(grad_mu, in.directions, c),
                   w2 = x.with_sent(grad_mu, in.mu, c);
@@ -305,7 +311,7 @@ struct PainnDoubleBackward {
           block.template dots<3>(
               n, w,
               [&](int r, int c, V* sum) {
-                const PainnEdge<L> x = edge(r);
+                const PainnEdge<B> x = edge(r);
                 const V radial1 = product(x, r, 1, c);
                 for (int k = 0; k < 3; ++k) sum[k] += x.received(grad_mu, k, c) * radial1;
               },

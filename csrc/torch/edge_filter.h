@@ -6,6 +6,10 @@
 #include "ops/edge_filter.h"
 #include "torch/fused.h"
 
+#if defined(__CUDACC__)
+#include "core/tile_call.cuh"
+#endif
+
 namespace symkern {
 
 // The arguments that describe the graph, its distances and the basis.
@@ -45,6 +49,9 @@ struct FilterArguments {
     reverse = index(reversed, "reverse", edges());
     order = index(sender_order, "sender_order", edges());
     start = index(sender_ptr, "sender_ptr", atoms() + 1);
+#if defined(__CUDACC__)
+    if (!order.has_value() || !start.has_value()) bad_argument("sender_order and sender_ptr must be given on CUDA");
+#endif
   }
 
   int64_t edges() const { return graph.size.edges; }
@@ -81,7 +88,18 @@ inline Tensor or_zeros(const OptionalTensor& t, std::initializer_list<int64_t> s
   return torch::stable::new_zeros(like, {shape.begin(), shape.size()});
 }
 
-#if !defined(__CUDACC__)
+#if defined(__CUDACC__)
+
+// f(graph, memory) for the schedules of a device.
+template <class F>
+void on_device(const FilterArguments& in, const F& f) {
+  FusedMemory memory(in.d);
+  f(TileGraph{in.atoms(), in.edges(), in.graph.starts(), in.order->const_data_ptr<int64_t>(),
+              in.start->const_data_ptr<int64_t>()},
+    memory);
+}
+
+#else
 
 template <class S>
 void check_distances(const FilterArguments& in, const FusedChunks& chunks) {

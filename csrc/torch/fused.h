@@ -25,6 +25,15 @@ struct FusedGraph {
   const int64_t* starts() const { return row_ptr.const_data_ptr<int64_t>(); }
 };
 
+// As the passes want a float argument: contiguous, and on CUDA, where four numbers are loaded at once, aligned to that.
+inline Tensor as_rows(const Tensor& t) {
+  const Tensor rows = as_contiguous(t);
+#if defined(__CUDACC__)
+  if (reinterpret_cast<uintptr_t>(rows.const_data_ptr()) % 16 != 0) return torch::stable::clone(rows);
+#endif
+  return rows;
+}
+
 // A float argument of a fused op: on the device of the first, of its dtype, contiguous.
 inline Tensor fused_argument(const Tensor& t, const char* name, const Tensor& like, const char* like_name,
                              std::initializer_list<int64_t> shape) {
@@ -34,7 +43,7 @@ inline Tensor fused_argument(const Tensor& t, const char* name, const Tensor& li
   expected << '(';
   for (const int64_t* s = shape.begin(); s != shape.end(); ++s) expected << (s == shape.begin() ? "" : ", ") << *s;
   check_shape(t, name, shape, (expected.str() + (shape.size() == 1 ? ",)" : ")")).c_str());
-  return as_contiguous(t);
+  return as_rows(t);
 }
 
 inline OptionalTensor fused_argument(const OptionalTensor& t, const char* name, const Tensor& like,
@@ -56,7 +65,23 @@ struct FusedResult {
   }
 };
 
-#if !defined(__CUDACC__)
+#if defined(__CUDACC__)
+
+// Memory that lives as long as the call; the allocator gives it to nobody else before the kernels are done.
+class FusedMemory {
+ public:
+  explicit FusedMemory(const Tensor& like) : like_(like) {}
+  void* operator()(int64_t bytes) {
+    held_.push_back(empty({bytes}, ScalarType::Byte, like_));
+    return held_.back().mutable_data_ptr();
+  }
+
+ private:
+  Tensor like_;
+  std::vector<Tensor> held_;
+};
+
+#else
 
 // The chunks of a call.
 class FusedChunks {
