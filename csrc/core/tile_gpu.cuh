@@ -95,6 +95,11 @@ struct GpuBlock {
     return {to, w.k, w.n};
   }
 
+  template <class G>
+  SYMKERN_DEVICE void each_by_row(int n, int width, G g) {
+    each(n, width, [&](int r, int c) { g(r)(c); });
+  }
+
   template <class F>
   SYMKERN_DEVICE void each(int n, int width, F f) {
     const int quads = width / 4, rows_on = threads / quads, quads_on = threads % quads;

@@ -50,8 +50,8 @@ struct EgnnBackward {
 
       in.gather(block, begin, n, in.scalars, t.a);
       in.gather_weight(block, begin, n, in.edge_weight, S(1), t.weight);
-      block.product(n, t.a, ldk, first, [&](int r, int c, V x) {
-        const auto y = silu<S, V>(x + in.template ends<B>(in.received, in.sent, edge(r), c));
+      in.enter(block, first, begin, n, t.a, in.received, in.sent, [&](int r, int c, V z) {
+        const auto y = silu<S, V>(z);
         L::store(t.u1 + r * ld + c, y.f), L::store(t.d1 + r * ld + c, y.d);
       });
       block.product(n, t.u1, ld, second, [&](int r, int c, V x) {
