@@ -172,7 +172,8 @@ struct EgnnForward {
     using V = typename L::Vector;
     const int h = in.width, ld = B::ld(h);
     const Tiles t = tiles(block);
-    const auto first = block.weight(in.first), second = block.weight(in.second), to_head = block.weight(in.head);
+    const auto first = in.wide() ? block.weight(in.first) : in.first, second = block.weight(in.second),
+               to_head = block.weight(in.head);
     for (int64_t begin = range.begin; begin < range.end; begin += B::rows) {
       const int n = static_cast<int>(range.end - begin < B::rows ? range.end - begin : B::rows);
       const auto edge = [&](int r) { return in.edge(begin + r); };

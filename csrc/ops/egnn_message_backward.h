@@ -35,8 +35,8 @@ struct EgnnBackward {
     const int h = in.width, ld = B::ld(h), ldk = B::ld(in.attributes);
     const Tiles t = tiles(block);
     const bool gated = in.gated(), headed = head_grad != nullptr;
-    const auto first = block.weight(in.first), second = block.weight(in.second), second_t = block.weight(in.second_t),
-               to_head = headed ? block.weight(in.head) : in.head,
+    const auto first = in.wide() ? block.weight(in.first) : in.first, second = block.weight(in.second),
+               second_t = block.weight(in.second_t), to_head = headed ? block.weight(in.head) : in.head,
                to_head_t = headed ? block.weight(in.head_t) : in.head_t,
                first_t = in.wide() ? block.weight(in.first_t) : in.first_t;
     const bool inner = out.received != nullptr || out.sent != nullptr || out.scalars != nullptr || out.first != nullptr;
