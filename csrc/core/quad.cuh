@@ -79,6 +79,7 @@ SYMKERN_FORMULA Quad<S> multiply_add(Quad<S> a, Quad<S> b, Quad<S> c) {
   }
 SYMKERN_QUAD_WORD(reciprocal)
 SYMKERN_QUAD_WORD(exponential)
+SYMKERN_QUAD_WORD(sigmoid)
 SYMKERN_QUAD_WORD(log_one_plus)
 #undef SYMKERN_QUAD_WORD
 

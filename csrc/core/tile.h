@@ -12,6 +12,7 @@
 //   good(i, size), index(i, size)  whether an index is in range, and a safe one. On the host true and i: the caller has
 //                                  looked at all of them. On the device edges with a wrong index become NaN.
 //   each(n, width, f)              f(r, c) for rows r < n and columns c = 0, W, 2 W ... < width, W = Lanes::width
+//   each_by_row(n, width, g)      the same as g(r)(c): g has what a row needs once
 //   each_row(n, f)                 f(r), one call per row
 //   dot(n, width, f, g)            g(r, sum): sum over columns of the vectors f(r, c)
 //   dots<m>(n, width, f, g)        g(r, sums) with m sums over columns at once: f(r, c, sums) adds its vectors to them
@@ -66,13 +67,8 @@ struct Activation {
 
 // x s with s = 1 / (1 + e^-x); what a caller does not use, the compiler drops
 template <class S, class V>
-SYMKERN_FORMULA V sigmoid(V x) {
-  return reciprocal(exponential(-x) + S(1));
-}
-
-template <class S, class V>
 SYMKERN_FORMULA Activation<V> silu(V x) {
-  const V s = sigmoid<S>(x), rest = s * (S(1) - s);  // s'
+  const V s = sigmoid(x), rest = s * (S(1) - s);  // s'
   return {x * s, s + x * rest, rest * (S(2) + x * (S(1) - s - s))};
 }
 

@@ -26,8 +26,7 @@ enum class TileBug {
   dot_barrier,
   run_barrier,
   column_barrier,
-  column_reuse,
-  weight_barrier
+  column_reuse
 };
 
 constexpr int kTileThreads = 256;
@@ -92,8 +91,13 @@ struct GpuBlock {
     for (int64_t i = thread() * step; i < size; i += threads * step) gpu::async_copy16(to + i, w.data + i);
     gpu::async_commit();
     gpu::async_wait<0>();
-    barrier<TileBug::weight_barrier>();
+    __syncthreads();
     return {to, w.k, w.n};
+  }
+
+  template <class G>
+  SYMKERN_DEVICE void each_by_row(int n, int width, G g) {
+    each(n, width, [&](int r, int c) { g(r)(c); });
   }
 
   template <class F>
@@ -269,20 +273,42 @@ SYMKERN_UNROLL
     v.w += __shfl_xor_sync(gpu::full_mask, v.w, step);
   }
 
-  // Rows where another index begins, in order, and n after the last: how many there are.
+  // Rows where another index begins, in order, and n after the last: how many there are. Indices grow from run to run,
+  // or two of them would be the same sum: a row whose index does not fit in is part of the run before it.
   template <class I>
   SYMKERN_DEVICE int find_runs(int n, I index) {
     const int r = thread();
-    bool first = false;
+    bool begins = false;
     if (r < rows) {
-      first = r < n && (r == 0 || index(r) != index(r - 1));
-      const unsigned found = __ballot_sync(gpu::full_mask, first);
+      const auto mine = [&](int row) {  // -1: of another block, or beyond the last
+        const int64_t i = row < n ? index(row) : -1;
+        return i >= first && i < last ? i : int64_t{-1};
+      };
+      const auto larger = [](int64_t a, int64_t b) { return a > b ? a : b; };
+      const int64_t own = mine(r);
+      int64_t before = -1;  // the largest index of a row before r
+      if (gpu::warp() == 1) {
+        before = mine(r - 32);
+        SYMKERN_UNROLL
+        for (int step = 1; step < 32; step *= 2) {
+          before = larger(before, __shfl_xor_sync(gpu::full_mask, before, step));
+        }
+      }
+      const int64_t left = __shfl_up_sync(gpu::full_mask, own, 1);
+      if (gpu::lane() > 0) before = larger(before, left);
+      SYMKERN_UNROLL
+      for (int step = 1; step < 32; step *= 2) {
+        const int64_t further = __shfl_up_sync(gpu::full_mask, before, static_cast<unsigned>(step));
+        if (gpu::lane() >= step) before = larger(before, further);
+      }
+      begins = r < n && (r == 0 || own > before);
+      const unsigned found = __ballot_sync(gpu::full_mask, begins);
       if (gpu::lane() == 0) run_masks()[gpu::warp()] = found;
     }
     barrier<TileBug::run_barrier>();
     const unsigned low = run_masks()[0], high = rows > 32 ? run_masks()[1] : 0;
     const int runs = __popc(low) + __popc(high);
-    if (first) {
+    if (begins) {
       const unsigned below = (1u << gpu::lane()) - 1u;
       starts[r < 32 ? __popc(low & below) : __popc(low) + __popc(high & below)] = r;
     }

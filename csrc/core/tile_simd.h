@@ -60,6 +60,14 @@ struct SimdBlock {
     }
   }
 
+  template <class G>
+  SYMKERN_INLINE void each_by_row(int n, int width, G g) {
+    for (int r = 0; r < n; ++r) {
+      const auto f = g(r);
+      for (int c = 0; c < width; c += W) f(c);
+    }
+  }
+
   template <class F>
   SYMKERN_INLINE void each_row(int n, F f) {
     for (int r = 0; r < n; ++r) f(r);

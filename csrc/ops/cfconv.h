@@ -84,7 +84,9 @@ struct CfconvBackward {
       const S *f = filter.F[0], *f1 = filter.F[1];
       for (int side = 0; side < graph.sides(); ++side) {
         const auto edge = [&](int r) { return graph.edge(side, begin + r); };
-        const auto at_receiver = [&](int r, int c) { return L::load(grad + B::index(graph.receivers[edge(r)], graph.atoms) * w + c); };
+        const auto at_receiver = [&](int r, int c) {
+          return L::load(grad + B::index(graph.receivers[edge(r)], graph.atoms) * w + c);
+        };
         const auto both = [&](int r, int c) {
           return at_receiver(r, c) * L::load(in.h + B::index(graph.senders[edge(r)], graph.atoms) * w + c);
         };
@@ -144,8 +146,12 @@ struct CfconvDoubleBackward {
       const S *f = filter.F[0], *f1 = filter.F[1], *f2 = filter.F[2];
       for (int side = 0; side < graph.sides(); ++side) {
         const auto edge = [&](int r) { return graph.edge(side, begin + r); };
-        const auto sent = [&](const S* x, int r, int c) { return L::load(x + B::index(graph.senders[edge(r)], graph.atoms) * w + c); };
-        const auto received = [&](int r, int c) { return L::load(grad + B::index(graph.receivers[edge(r)], graph.atoms) * w + c); };
+        const auto sent = [&](const S* x, int r, int c) {
+          return L::load(x + B::index(graph.senders[edge(r)], graph.atoms) * w + c);
+        };
+        const auto received = [&](int r, int c) {
+          return L::load(grad + B::index(graph.receivers[edge(r)], graph.atoms) * w + c);
+        };
         if (slope) block.each_row(n, [&](int r) { td[r] = along_d[edge(r)]; });
         if (out != nullptr) {
           block.template add_parts<1>(

@@ -61,7 +61,7 @@ struct FilterBasis {
   const FilterInput<S>& in;
   int order, ld, basis16;  // of (rows, K); K to the next multiple of 16
   S *d, *t[3], *u[3];      // one number per row
-  S* e[3];             // (rows, K)
+  S* e[3];                 // (rows, K)
 
   SYMKERN_FORMULA FilterBasis(B& block, const FilterInput<S>& input, int derivatives)
       : in(input),

@@ -173,10 +173,10 @@ class Packed {
     const S *w1 = problem.w1.const_data_ptr<S>(), *w2 = problem.w2.const_data_ptr<S>(),
             *c1 = data_or_null<S>(problem.c1);
     in.first = pack_(w1, h, k), in.second = pack_(w2, h, h), in.head = pack_(c1, h, h);
+    in.first_rows = pack_.rows(w1, h, k);
     if (!gradient) return;
     in.first_t = pack_.transposed(w1, h, k), in.second_t = pack_.transposed(w2, h, h);
     in.head_t = pack_.transposed(c1, h, h);
-    in.first_rows = pack_.rows(w1, h, k);
   }
 
  private:

@@ -44,7 +44,7 @@ struct EgnnInput {
   SYMKERN_FORMULA void gather_weight(B& block, int64_t begin, int n, const S* from, S missing, S* to) const {
     block.each_row(n, [&](int r) { to[r] = from != nullptr ? from[edge(begin + r)] : missing; });
   }
-  // P_i + Q_j, and the same of other rows per atom, either of them null for zero; NaN for an edge with a wrong index
+  // P_i + Q_j, of rows per atom that are null for zero; NaN for an edge with a wrong index
   template <class B>
   SYMKERN_FORMULA typename B::Lanes::Vector ends(const S* own, const S* other, int64_t e, int c) const {
     using L = typename B::Lanes;
@@ -52,6 +52,35 @@ struct EgnnInput {
     typename L::Vector sum = own != nullptr ? L::load(own + receivers[e] * width + c) : L::splat(0);
     if (other != nullptr) sum += L::load(other + senders[e] * width + c);
     return sum;
+  }
+  // f(r, c, P_i + Q_j + W_1 a) for n edges: attributes as gathered, and other rows per atom likewise, null for zero.
+  // Few attributes take no product, which would have to pass its results on from row to row.
+  template <class B, class F>
+  SYMKERN_FORMULA void enter(B& block, const TileWeight<S>& first, int64_t begin, int n, const S* a, const S* own,
+                             const S* other, F f) const {
+    using L = typename B::Lanes;
+    using V = typename L::Vector;
+    const int ld = B::ld(attributes), count = a != nullptr ? attributes : 0;
+    if (count > 0 && wide()) {
+      block.product(n, a, ld, first, [&](int r, int c, V x) { f(r, c, x + ends<B>(own, other, edge(begin + r), c)); });
+      return;
+    }
+    block.each_by_row(n, width, [&](int r) {
+      const int64_t e = edge(begin + r), i = receivers[e], j = senders[e];
+      const bool good = B::good(i, atoms) && B::good(j, atoms);
+      const S* p = good && own != nullptr ? own + i * width : nullptr;
+      const S *q = good && other != nullptr ? other + j * width : nullptr, *rows = first_rows, *more = a + r * ld;
+      const S start = good ? S(0) : S(NAN), one = count > 0 ? more[0] : S(0);
+      const int h = width;
+      return [=](int c) {
+        V z = L::splat(start);
+        if (p != nullptr) z += L::load(p + c);
+        if (q != nullptr) z += L::load(q + c);
+        if (count > 0) z += L::load(rows + c) * L::splat(one);
+        for (int k = 1; k < count; ++k) z += L::load(rows + k * h + c) * L::splat(more[k]);
+        f(r, c, z);
+      };
+    });
   }
   // The row of its receiver.
   template <class B>
@@ -69,7 +98,7 @@ struct EgnnInput {
     }
     block.dot(
         n, width, [&](int r, int c) { return L::load(u + r * ld + c) * L::load(attention_weight + c); },
-        [&](int r, S sum) { alpha[r] = sigmoid<S>(sum + attention_bias[0]); });
+        [&](int r, S sum) { alpha[r] = sigmoid(sum + attention_bias[0]); });
   }
 };
 
@@ -141,17 +170,17 @@ struct EgnnForward {
   SYMKERN_FORMULA void operator()(B& block, TileRange range) const {
     using L = typename B::Lanes;
     using V = typename L::Vector;
-    const int h = in.width, ld = B::ld(h), ldk = B::ld(in.attributes);
+    const int h = in.width, ld = B::ld(h);
     const Tiles t = tiles(block);
-    const auto first = block.weight(in.first), second = block.weight(in.second), to_head = block.weight(in.head);
+    const auto first = in.wide() ? block.weight(in.first) : in.first, second = block.weight(in.second),
+               to_head = block.weight(in.head);
     for (int64_t begin = range.begin; begin < range.end; begin += B::rows) {
       const int n = static_cast<int>(range.end - begin < B::rows ? range.end - begin : B::rows);
       const auto edge = [&](int r) { return in.edge(begin + r); };
       in.gather(block, begin, n, in.scalars, t.a);
       in.gather_weight(block, begin, n, in.edge_weight, S(1), t.weight);
-      block.product(n, t.a, ldk, first, [&](int r, int c, V x) {
-        L::store(t.u + r * ld + c, silu<S, V>(x + in.template ends<B>(in.received, in.sent, edge(r), c)).f);
-      });
+      in.enter(block, first, begin, n, t.a, in.received, in.sent,
+               [&](int r, int c, V z) { L::store(t.u + r * ld + c, silu<S, V>(z).f); });
       block.product(n, t.u, ld, second, [&](int r, int c, V x) {
         L::store(t.m + r * ld + c, silu<S, V>(x + L::load(in.second_bias + c)).f);
       });

@@ -35,8 +35,8 @@ struct EgnnBackward {
     const int h = in.width, ld = B::ld(h), ldk = B::ld(in.attributes);
     const Tiles t = tiles(block);
     const bool gated = in.gated(), headed = head_grad != nullptr;
-    const auto first = block.weight(in.first), second = block.weight(in.second), second_t = block.weight(in.second_t),
-               to_head = headed ? block.weight(in.head) : in.head,
+    const auto first = in.wide() ? block.weight(in.first) : in.first, second = block.weight(in.second),
+               second_t = block.weight(in.second_t), to_head = headed ? block.weight(in.head) : in.head,
                to_head_t = headed ? block.weight(in.head_t) : in.head_t,
                first_t = in.wide() ? block.weight(in.first_t) : in.first_t;
     const bool inner = out.received != nullptr || out.sent != nullptr || out.scalars != nullptr || out.first != nullptr;
@@ -50,8 +50,8 @@ struct EgnnBackward {
 
       in.gather(block, begin, n, in.scalars, t.a);
       in.gather_weight(block, begin, n, in.edge_weight, S(1), t.weight);
-      block.product(n, t.a, ldk, first, [&](int r, int c, V x) {
-        const auto y = silu<S, V>(x + in.template ends<B>(in.received, in.sent, edge(r), c));
+      in.enter(block, first, begin, n, t.a, in.received, in.sent, [&](int r, int c, V z) {
+        const auto y = silu<S, V>(z);
         L::store(t.u1 + r * ld + c, y.f), L::store(t.d1 + r * ld + c, y.d);
       });
       block.product(n, t.u1, ld, second, [&](int r, int c, V x) {

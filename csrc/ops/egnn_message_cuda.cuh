@@ -22,13 +22,10 @@ void pack(TileCall<S, Memory>& call, const EgnnWeights<S>& w, bool gradient, Egn
   const int64_t h = in.width, k = in.attributes;
   in.first = call.template packed<B>(w.first, h, k), in.second = call.template packed<B>(w.second, h, h);
   in.head = call.template packed<B>(w.head, h, h);
+  if (!in.wide()) in.first_rows = call.rows(w.first, h, k);
   if (!gradient) return;
   in.second_t = call.template transposed<B>(w.second, h, h), in.head_t = call.template transposed<B>(w.head, h, h);
-  if (in.wide()) {
-    in.first_t = call.template transposed<B>(w.first, h, k);
-  } else {
-    in.first_rows = call.rows(w.first, h, k);
-  }
+  if (in.wide()) in.first_t = call.template transposed<B>(w.first, h, k);
 }
 
 template <class S, class Memory>

@@ -45,8 +45,8 @@ struct EgnnDoubleBackward {
     using V = typename L::Vector;
     const int h = in.width, ld = B::ld(h), ldk = B::ld(in.attributes);
     const Tiles t = tiles(block);
-    const auto first = block.weight(in.first), second = block.weight(in.second), second_t = block.weight(in.second_t),
-               to_head = headed() ? block.weight(in.head) : in.head,
+    const auto first = in.wide() ? block.weight(in.first) : in.first, second = block.weight(in.second),
+               second_t = block.weight(in.second_t), to_head = headed() ? block.weight(in.head) : in.head,
                to_head_t = headed() ? block.weight(in.head_t) : in.head_t,
                first_t = in.wide() ? block.weight(in.first_t) : in.first_t;
     const bool gated = in.gated(), along_first = out.first != nullptr && scalars_along != nullptr;
@@ -64,20 +64,13 @@ struct EgnnDoubleBackward {
       in.gather(block, begin, n, in.scalars, t.a);
       in.gather_weight(block, begin, n, in.edge_weight, S(1), t.weight);
       in.gather_weight(block, begin, n, edge_weight_along, S(0), t.weight1);
-      block.product(n, t.a, ldk, first, [&](int r, int c, V x) {
-        const auto y = silu<S, V>(x + in.template ends<B>(in.received, in.sent, edge(r), c));
+      in.enter(block, first, begin, n, t.a, in.received, in.sent, [&](int r, int c, V z) {
+        const auto y = silu<S, V>(z);
         put(t.u1, r, c, y.f), put(t.d1, r, c, y.d), put(t.e1, r, c, y.dd);
       });
-      const auto change = [&](int r, int c, V x) {
-        const V z = x + in.template ends<B>(received_along, sent_along, edge(r), c);
-        put(t.v1, r, c, at(t.d1, r, c) * z), put(t.e1, r, c, at(t.e1, r, c) * z);
-      };
-      if (scalars_along != nullptr) {
-        in.gather(block, begin, n, scalars_along, t.b);
-        block.product(n, t.b, ldk, first, change);
-      } else {
-        block.each(n, h, [&](int r, int c) { change(r, c, L::splat(0)); });
-      }
+      if (scalars_along != nullptr) in.gather(block, begin, n, scalars_along, t.b);
+      in.enter(block, first, begin, n, t.b, received_along, sent_along,
+               [&](int r, int c, V z) { put(t.v1, r, c, at(t.d1, r, c) * z), put(t.e1, r, c, at(t.e1, r, c) * z); });
       block.product(n, t.u1, ld, second, [&](int r, int c, V x) {
         const auto y = silu<S, V>(x + L::load(in.second_bias + c));
         put(t.u2, r, c, y.f), put(t.d2, r, c, y.d), put(t.e2, r, c, y.dd);

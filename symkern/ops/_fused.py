@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from symkern.neighbors import Neighbors
 LANES = 16  # features are padded to a multiple of this
 
 
-def check_arguments(nb: Any, named: dict[str, Tensor | None], optional: tuple[str, ...] = ()) -> None:
+def check_arguments(nb: Any, named: Mapping[str, Tensor | None], optional: tuple[str, ...] = ()) -> None:
     """Types, dtypes and devices; the ops check shapes.
 
     Raises:

@@ -39,9 +39,9 @@ def egnn_message(
     The first layer of the published form, phi_e(h_i, h_j, |x_i - x_j|^2, a_ij), is split: P = h W_i + b_1 and
     Q = h W_j are rows per atom, and W_1 acts on what belongs to the edge. No row of H numbers per edge is kept, in any
     of the two derivatives; only second derivatives in directions of the weights and third derivatives go through torch
-    operations that do. Sums run in a fixed order: results do not depend on the number of threads.
+    operations that do. Apart from those, sums run in a fixed order: results do not depend on the number of threads.
     fp16 and bf16 are computed in fp32 and rounded once. On CUDA, products are TF32 only where torch may use it
-    (`torch.set_float32_matmul_precision`) or inputs are half precision.
+    (`torch.set_float32_matmul_precision`), under autocast, or where inputs are half precision.
 
     Source: Satorras, Hoogeboom, Welling, ICML 2021, eq. 3, 5 and the coordinate factor of eq. 4.
 

@@ -219,7 +219,11 @@ void test_wrong_indices() {
     CHECK(std::isnan(got[0][graph.receivers[11] * 16]) && std::isnan(got[1][11]));
     CHECK(!std::isnan(got[1][10]));
     graph = random_graph(8, 40, 0);
-    graph.receivers[11] = wrong, graph.sender_order[3] = wrong, graph.row_ptr[2] = wrong, graph.sender_ptr[4] = wrong;
+    const int64_t receiver = graph.receivers[11];
+    graph.receivers[11] = wrong;
+    CHECK(std::isnan(on_device<float>(kForward, kAll, Sample(graph, {}))[0][receiver * 16]));
+    std::swap(graph.receivers[3], graph.receivers[30]);
+    graph.sender_order[3] = wrong, graph.row_ptr[2] = wrong, graph.sender_ptr[4] = wrong;
     for (const Rung rung : {kForward, kBackward, kDoubleBackward}) on_device<float>(rung, kAll, Sample(graph, {}));
   }
 }

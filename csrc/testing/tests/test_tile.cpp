@@ -190,7 +190,6 @@ void test_planted() {
   CHECK(caught<TileBug::run_barrier>(kAddTo, {40, 16, 8}));
   CHECK(caught<TileBug::column_barrier>(kColumns, {20, 16, 8}));
   CHECK(caught<TileBug::column_reuse>(kColumns, {20, 144, 8}));
-  CHECK(caught<TileBug::weight_barrier>(kProduct, {20, 16, 8}));
   for (const What what : {kProduct, kDot, kAddTo, kColumns}) CHECK(!caught<TileBug::none>(what, {20, 144, 8}));
 #endif
 }

@@ -32,6 +32,10 @@ struct PlainBlock {
       for (int c = 0; c < width; ++c) f(r, c);
     }
   }
+  template <class G>
+  void each_by_row(int n, int width, G g) {
+    each(n, width, [&](int r, int c) { g(r)(c); });
+  }
   template <class F>
   void each_row(int n, F f) {
     for (int r = 0; r < n; ++r) f(r);

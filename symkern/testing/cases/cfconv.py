@@ -103,7 +103,7 @@ CASE = Case(
     reference=reference,
     samples={
         "empty": _sample(filters.boxes()),
-        "one": _sample(filters.line(2), features=3, num_basis=3),
+        "one": _sample(filters.line(2), features=2, num_basis=2),
         "ragged": _sample(filters.boxes(9, 1, 0, 14, 2)),
         "learned": _sample(filters.boxes(7, 5), features=32, learn=True),
         "bessel": _sample(filters.boxes(8, 5), kind="bessel", learn=True),
@@ -156,4 +156,5 @@ CASE = Case(
         "128 x 18, F = 64": Size(_sample(filters.molecules(128, 18), 64, 50), _bytes, _flops),
         "128 x 18, F = 128": Size(_sample(filters.molecules(128, 18), 128, 50), _bytes, _flops),
     },
+    floor=8.0,  # in fp64 the reference rounds as often: a product of basis, filter and features, then sums
 )
