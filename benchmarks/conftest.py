@@ -2,6 +2,7 @@
 
 python -m pytest benchmarks            full run, writes results/<machine>.{json,md}
 python -m pytest benchmarks --quick    about a minute; like every partial run it writes to build/bench/ only
+python -m pytest benchmarks --large    also the layers' largest comparisons, which take longer than all others
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ _ROWS: list[Row] = []
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="fewer repeats and systems")
+    parser.addoption("--large", action="store_true", help="layers: all passes, widths and peers on a million edges")
     parser.addoption("--results", type=Path, default=None, help="folder for the result (default: benchmarks/results)")
 
 
@@ -43,6 +45,11 @@ def quick(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture
+def large(request: pytest.FixtureRequest) -> bool:
+    return bool(request.config.getoption("--large"))
+
+
+@pytest.fixture
 def record() -> Callable[[list[Row]], None]:
     """Adds rows to the result."""
     return _ROWS.extend
@@ -53,11 +60,19 @@ def compare(benchmark: Any, quick: bool) -> Callable[..., list[Row]]:
     """Races contestants, symkern first, and records their rows."""
 
     def run(
-        op: str, system: str, entries: list[peers.Entry], threads: int, work: Work, note: str = "", most: int = 100
+        op: str,
+        system: str,
+        entries: list[peers.Entry],
+        threads: int,
+        work: Work,
+        note: str = "",
+        most: int = 100,
+        seconds: float = 6,
+        least: int = 7,
     ) -> list[Row]:
         measured = contest.rates(threads, quick)
         race = Race(contest.calls(entries))
-        rounds = rounds_within(0.5 if quick else 6, race.calibrate(), 3 if quick else 7, most)
+        rounds = rounds_within(0.5 if quick else seconds, race.calibrate(), 3 if quick else least, most)
         benchmark.pedantic(race.round, rounds=rounds, iterations=1)
         made = contest.rows(entries, race, op, system, threads, work, measured, note)
         # into pytest-benchmark's own file (--benchmark-json), with every sample

@@ -21,7 +21,7 @@ HERE = Path(__file__).resolve().parent
 # the folder to import this package from: the checkout, or site-packages where a wheel put it into symkern
 IMPORTS = HERE.parents[len(__name__.split(".")) - 2]
 SOURCE = HERE.parent if (HERE.parent / "pyproject.toml").exists() else None
-PEERS = ("vesin", "nvalchemi-toolkit-ops", "warp-lang", "ase", "pymsym", "pymatgen-core")
+PEERS = ("vesin", "nvalchemi-toolkit-ops", "warp-lang", "ase", "pymsym", "pymatgen-core", "torch-geometric")
 _HUGE = 8 << 20  # the ops ask for huge pages from this size on
 
 
@@ -37,6 +37,12 @@ def cpu_model() -> str:
         lines = []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def imports() -> dict[str, str]:
+    """The environment of a process that imports this package and whatever this process was told to find."""
+    places = [str(IMPORTS), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(places))}
 
 
 def slug(*parts: str) -> str:

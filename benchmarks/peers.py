@@ -237,4 +237,5 @@ def _distance(key: int, system: System) -> float:
 def installed() -> dict[str, str | None]:
     """Import name of each peer, and why it is missing."""
     names = ("vesin", "nvalchemiops.torch.neighbors", "ase", "pymsym", "pymatgen.symmetry.analyzer")
+    names += ("torch_geometric.nn.models.schnet",)
     return {name: missing(name) for name in names}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 SCHEMA = 1
+PASSES = ("forward", "forward + gradient", "force step")  # of a layer, in the name of an op
 
 
 @dataclass
@@ -173,15 +174,16 @@ def render(result: dict[str, Any]) -> str:
 
 
 def summary(result: dict[str, Any]) -> str:
-    """The rows that carry a target, one line each: what the README shows."""
+    """What the README shows: the rows that carry a target, one line each; for layers one line for all passes."""
     lines = [
         _headline(result),
         "",
         "| op | system | measured | median | symkern | target | reached |",
         "|" + "---|" * 7,
     ]
+    layers = {_layer(row) for row in result["rows"] if row["op"].endswith(f", {PASSES[-1]}")}
     for row in result["rows"]:
-        if row["met"] is None:
+        if row["met"] is None or _layer(row) in layers:
             continue
         same = ("op", "system", "threads")
         own = [r for r in result["rows"] if r["who"] == "symkern" and all(r[key] == row[key] for key in same)]
@@ -192,7 +194,37 @@ def summary(result: dict[str, Any]) -> str:
         cells = [row["op"], row["system"] + threads, f"{row['who']}: {row['form']}", _cell(row, "median"), ours]
         verdict = _cell(row, "reached") + ("" if row["met"] else " (**not met**)")
         lines.append("| " + " | ".join([*cells, _cell(row, "target"), verdict]) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines + _passes([row for row in result["rows"] if _layer(row) in layers])) + "\n"
+
+
+def _layer(row: dict[str, Any]) -> str:
+    """The name of a layer, where an op is a pass of one."""
+    name, _, passed = row["op"].rpartition(", ")
+    return name if passed in PASSES else ""
+
+
+def _passes(rows: list[dict[str, Any]]) -> list[str]:
+    """One line for each contestant that something was promised about, with what its passes reached."""
+    lines: dict[tuple[str, ...], dict[str, str]] = {}
+    promised = set()
+    for row in rows:
+        key = (_layer(row), row["system"], f"{row['who']}: {row['form']}")
+        if row["met"] is not None:
+            promised.add(key)
+            text = _cell(row, "reached") if row["met"] else f"**{_cell(row, 'reached')}**"
+            text += f" ({_cell(row, 'target')})"
+        else:
+            text = _cell(row, "x symkern")
+        lines.setdefault(key, {})[row["op"].rpartition(", ")[2]] = text
+    if not promised:
+        return []
+    head = ["layer", "system", "measured", *PASSES]
+    table = ["", "Layers, x symkern (target); **bold** where it is not met:", ""]
+    table += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for key, found in lines.items():
+        if key in promised:
+            table.append("| " + " | ".join([*key, *(found.get(passed, "") for passed in PASSES)]) + " |")
+    return table
 
 
 def update_readme(text: str, result: dict[str, Any]) -> str:

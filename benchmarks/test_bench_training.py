@@ -1,6 +1,8 @@
-"""Training SchNet on forces: what a step costs, and what loading and collating add to it."""
+"""Training SchNet on forces: what a step costs beside PyG's, and what loading and collating add to it."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,12 +12,14 @@ from symkern import training
 from symkern.data import Dataset
 from symkern.models import SchNet
 
-from . import systems
+from . import layer_ops, message_ops, systems
 from .contest import Work
 from .peers import OURS, Entry
 
 # of a step: graphs are precomputed, a batch is copies and additions
 SHARE = 0.05
+# PyG's step has to take this many times as long
+PYG = 3.0
 CUTOFF = 5.0
 NOTHING = Work(0, 0, 0)
 
@@ -60,3 +64,17 @@ def test_collate(batch_size, loader, compare):
         Entry("symkern, SchNet step", "energies, forces, update", step, target=1 / SHARE),
     ]
     compare("collate a batch", f"{batch_size} molecules of 18 atoms, 5 Å, with targets", entries, 1, NOTHING)
+
+
+def test_schnet_beside_pyg(quick, compare):
+    """A force step of the whole model, with one set of weights; both get the list of pairs."""
+    why = message_ops.why_missing("schnet")
+    if why is not None:
+        pytest.skip(why)
+    torch.set_num_threads(1)
+    layer = message_ops.schnet(layer_ops.molecules(8 if quick else 128))
+    ours, theirs = layer_ops.entries(layer, layer_ops.STEP, compiled=False)
+    entries = [ours, replace(theirs, target=PYG)]
+    note = "6 interactions; " + layer_ops.NO_COMPILE
+    work = layer.work(layer_ops.STEP)
+    compare(f"{layer.name}, {layer_ops.STEP}", layer.system, entries, 1, work, note, seconds=10, least=3)

@@ -11,6 +11,8 @@ from typing import Any
 
 # below this the clock's own cost shows, so short calls are repeated within one sample
 SHORTEST_SAMPLE = 2e-4
+# from here on the first call tells well enough how long the next will take
+LONG_CALL = 1.0
 
 
 class Race:
@@ -34,8 +36,9 @@ class Race:
         """Warm up, choose `inner`, and return the seconds one round will take."""
         total = 0.0
         for name, call in self.calls.items():
-            call()  # compiles, loads, grows caches
-            seconds = self._sample(call, 1)
+            seconds = self._sample(call, 1)  # compiles, loads, grows caches
+            if seconds < LONG_CALL:
+                seconds = self._sample(call, 1)
             if seconds < shortest:
                 seconds = self._sample(call, 16)  # a first guess from one short call is too coarse
             self.inner[name] = max(1, math.ceil(shortest / max(seconds, 1e-9)))

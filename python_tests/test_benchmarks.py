@@ -9,8 +9,20 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks import contest, gpu, machine, peers, report, systems, timing
+from benchmarks import (
+    contest,
+    gpu,
+    layer_memory,
+    layer_ops,
+    machine,
+    message_ops,
+    peers,
+    report,
+    systems,
+    timing,
+)
 from benchmarks.contest import Work
 from benchmarks.peers import OURS, Entry
 from benchmarks.report import Row
@@ -269,3 +281,53 @@ def test_the_summary_has_one_line_for_each_target():
 def test_a_readme_without_a_place_for_the_table_is_refused():
     with pytest.raises(ValueError, match="README has no"):
         report.update_readme("nothing", _result())
+
+
+def test_the_summary_has_one_line_for_all_passes_of_a_layer():
+    peer = dataclasses.replace(ROW, who="peer", target=4, target_kind="at_least")
+    rows = [
+        dataclasses.replace(ROW, op="layer, force step"),
+        dataclasses.replace(peer, op="layer, forward", ratio=5.0, reached=5.0),
+        dataclasses.replace(peer, op="layer, forward + gradient", ratio=3.0, reached=3.0),
+        dataclasses.replace(peer, op="layer, force step", ratio=2.0, target=None, target_kind=None),
+    ]
+    lines = report.summary(_result() | {"rows": [dataclasses.asdict(row) for row in rows]}).splitlines()
+    assert lines[-1] == "| layer | system | peer: form | 5x (≥ 4x) | **3x** (≥ 4x) | 2x |"
+    assert len([line for line in lines if "layer | system | peer" in line]) == 1
+
+
+@pytest.mark.parametrize(
+    ("isa", "passed", "kind", "width", "expected"),
+    [
+        ("avx512", "forward", "eager", 64, 5.0),
+        ("avx512", "forward", "matmul", 128, 0.6),
+        ("avx512", "forward + gradient", "eager", 128, 3.3),
+        ("avx512", "force step", "eager", 64, 3.0),
+        ("avx2", "forward", "eager", 128, 3.0),
+        ("avx2", "force step", "eager", 64, None),
+        ("baseline", "forward", "eager", 64, None),
+    ],
+)
+def test_targets_of_layers_are_those_of_the_instruction_set(monkeypatch, isa, passed, kind, width, expected):
+    monkeypatch.setattr(machine, "isa", lambda: isa)
+    assert layer_ops.target(kind, passed, width) == expected
+
+
+@pytest.mark.parametrize("name", ["egnn_edges", "egnn_layer", "painn"])
+@pytest.mark.parametrize("passed", report.PASSES)
+def test_peers_of_layers_compute_the_same(name, passed):
+    layer = message_ops.LAYERS[name](layer_ops.molecules(2), 16)
+    made = layer_ops.entries(layer, passed, compiled=False)  # compares them
+    assert [entry.who for entry in made][:2] == [OURS, "torch eager"]
+    wrong = dataclasses.replace(layer.forms[1], function=lambda *x: tuple(2 * y for y in layer.forms[1].function(*x)))
+    with pytest.raises(AssertionError, match="differ"):
+        layer_ops.entries(dataclasses.replace(layer, forms=[layer.forms[0], wrong]), passed, compiled=False)
+
+
+def test_memory_is_the_most_held_at_once():
+    def call():
+        a = torch.empty(1000)
+        del a
+        return torch.empty(3000)
+
+    assert layer_memory.allocated(call) == 12_000
