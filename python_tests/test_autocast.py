@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import symkern as sk
-from symkern.models import EGNN, DimeNetPlusPlus, SchNet
+from symkern.models import EGNN, DimeNetPlusPlus, PaiNN, SchNet
 
 Z = torch.tensor([6, 1, 1, 8, 1])
 POS = torch.tensor([[0.0, 0, 0], [1.0, 0.1, 0], [-0.5, 0.9, 0], [0.2, -0.6, 1.1], [0.9, -0.2, 1.6]])
@@ -43,8 +43,9 @@ def test_segment_sum_of_half_precision(dtype: torch.dtype) -> None:
         lambda: SchNet(1, 32, 32, 2, 16, 3.0),
         lambda: EGNN(1, 32, 2, cutoff=3.0, num_basis=8, attention=True),
         lambda: DimeNetPlusPlus(1, 16, 2, 8, 4, 16, 3, 4, cutoff=3.0, output_initializer="glorot_orthogonal"),
+        lambda: PaiNN(1, 32, 2, 8, 3.0),
     ],
-    ids=["SchNet", "EGNN", "DimeNet++"],
+    ids=["SchNet", "EGNN", "DimeNet++", "PaiNN"],
 )
 def test_models_train_on_forces_in_bf16(make) -> None:
     torch.manual_seed(0)

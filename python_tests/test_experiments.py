@@ -108,7 +108,7 @@ def test_bad_arguments(arguments, reason, archive, tmp_path, monkeypatch, capsys
     assert "Traceback" not in error
 
 
-@pytest.mark.parametrize("model", ["schnet", "egnn", "dimenet++"])
+@pytest.mark.parametrize("model", ["schnet", "egnn", "dimenet++", "painn"])
 def test_train(model: str, archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = ["train", str(archive), "--split", "train", "--energy-unit", "kcal/mol", "--out", str(tmp_path / "run")]
     small = ["--hidden", "8", "--layers", "1", "--sizes", "40", "10", "rest", "--batch-size", "20", "--model", model]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import symkern as sk
-from symkern.models import EGNN, DimeNetPlusPlus, SchNet
+from symkern.models import EGNN, DimeNetPlusPlus, PaiNN, SchNet
 
 Builder = Callable[[], nn.Module]
 MODELS: dict[str, Builder] = {
@@ -21,6 +21,8 @@ MODELS: dict[str, Builder] = {
     "EGNN basis": lambda: EGNN(1, 8, 2, cutoff=3.0, num_basis=6),
     "EGNN fixed coordinates": lambda: EGNN(1, 8, 2, cutoff=3.0, update_coordinates=False, residual=False),
     "DimeNet++": lambda: DimeNetPlusPlus(2, 8, 2, 8, 4, 8, 3, 4, cutoff=3.0),
+    "PaiNN": lambda: PaiNN(2, 12, 2, 6, 3.0),
+    "PaiNN shared": lambda: PaiNN(1, 8, 2, 6, 3.0, kind="gaussian", shared_filters=True, readout="mean"),
     "SchNet mean": lambda: SchNet(1, 8, 8, 1, 6, 3.0, readout="mean", kind="bessel", trainable_basis=True),
 }
 NAMES = ("CH3CH2OH", "H2O", "C2H2", "CO2", "NH3", "CH4")

@@ -54,6 +54,8 @@ _EXPORTS = {
     "load_model": "symkern.normalized",
     "ModelFileError": "symkern.saved",
     "Calculator": "symkern.calculator",
+    "reference_mode": "symkern._reference",
+    "tabulated_cfconv": "symkern.ops.filter_table",
 }
 _MODULES = {"data", "host", "models", "nn", "ops", "testing", "training", "transforms", "units"}
 
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
     from symkern import training as training
     from symkern import transforms as transforms
     from symkern import units as units
+    from symkern._reference import reference_mode as reference_mode
     from symkern.calculator import Calculator as Calculator
     from symkern.canonical import Canonical as Canonical
     from symkern.elements import Element as Element
@@ -84,6 +87,7 @@ if TYPE_CHECKING:
     from symkern.ops.edge_vectors import edge_vectors as edge_vectors
     from symkern.ops.egnn_message import egnn_message as egnn_message
     from symkern.ops.emd import emd as emd
+    from symkern.ops.filter_table import tabulated_cfconv as tabulated_cfconv
     from symkern.ops.local_coordinates import local_angles as local_angles
     from symkern.ops.local_coordinates import local_coordinates as local_coordinates
     from symkern.ops.neighbor_list import neighbor_list as neighbor_list

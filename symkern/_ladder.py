@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from symkern._autograd import differentiable, fake, gradient_of
+from symkern._reference import by_reference, compute
 
 Reference = Callable[..., tuple[Tensor, ...]]
 
@@ -47,6 +48,13 @@ class Ladder:
     indices: int
     outputs: int
     directed: int
+
+    def __call__(self, *arguments: Any) -> Any:
+        """The op, or in `reference_mode` its reference: in either case a tensor if it is one, else a tuple."""
+        if by_reference():
+            found = compute(self.reference, *arguments)
+            return found if self.outputs > 1 else found[0]
+        return self.op()(*arguments)
 
     def op(self, rung: str = "") -> Any:
         return getattr(torch.ops.symkern, self.name + rung).default

@@ -100,7 +100,7 @@ def _train(parser: argparse.ArgumentParser) -> Run:
     add(
         "--sizes", nargs="+", default=["0.8", "0.1", "0.1"], help="training, validation, test: fractions, numbers, rest"
     )
-    add("--model", choices=("schnet", "egnn", "dimenet++"), default="schnet", help="default: %(default)s")
+    add("--model", choices=("schnet", "egnn", "dimenet++", "painn"), default="schnet", help="default: %(default)s")
     add("--hidden", type=int, default=64, help="features per atom, default: %(default)s")
     add("--layers", type=int, default=4, help="default: %(default)s")
     add("--cutoff", type=float, default=5.0, help="Å, default: %(default)s")

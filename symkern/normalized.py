@@ -71,13 +71,22 @@ class Normalized(nn.Module):
         The output of a network that sums over atoms grows with their number: for a property that does not, such as an
         orbital energy, use ``readout="mean"``.
 
+        Where outputs turn with the molecule (`PaiNN` with other heads than "scalar"), the mean is 0 and all components
+        share one spread, their root mean square: anything else would prefer directions. Their target may also be one
+        of atoms.
+
         Raises:
             ValueError: no such property of structures, or an empty dataset.
         """
-        if target not in dataset.per_structure or not len(dataset):
-            found = ", ".join(dataset.per_structure) or "none"
+        turns = getattr(model, "equivariant", False)
+        known = dataset.targets if turns else dataset.per_structure
+        if target not in known or not len(dataset):
+            found = ", ".join(known) or "none"
             raise ValueError(f"target must be a property of the dataset's structures, got {target!r}; found: {found}")
-        values = dataset.per_structure[target].double().reshape(len(dataset), -1)
+        if turns:
+            size = float(known[target].double().square().mean().sqrt())
+            return cls(model, mean=0.0, std=size if size > 0 else 1.0, target=target)
+        values = known[target].double().reshape(len(dataset), -1)
         spread = values.std(0, correction=0)
         spread = torch.where(spread > 0, spread, 1.0)
         return cls(model, mean=values.mean(0).tolist(), std=spread.tolist(), target=target)

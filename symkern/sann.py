@@ -11,12 +11,13 @@ from torch import Tensor
 
 from symkern import _library as _library
 from symkern._check import check_instance, check_tensor
+from symkern._reference import by_reference
 from symkern.canonical import Canonical
 from symkern.neighbors import Neighbors
 from symkern.ops.edge_vectors import edge_vectors
 from symkern.ops.local_coordinates import local_coordinates
 from symkern.ops.neighbor_list import neighbor_list
-from symkern.ops.reference_neighbors import check_graph, reference_neighbors
+from symkern.ops.reference_neighbors import check_graph, reference_neighbors, reference_representatives
 from symkern.ops.spherical_features import spherical_features
 
 
@@ -116,7 +117,8 @@ def sann_graphs(canonical: Canonical, cutoff: float = 8.0) -> SannGraphs:
     ptr = _starts(torch.bincount(batch[first], minlength=sym.num_structures))
     members = torch.argsort(class_of, stable=True)
     member_ptr = _starts(torch.bincount(class_of, minlength=first.shape[0]))
-    representatives: Tensor = torch.ops.symkern.class_representatives.default(positions, members, member_ptr, ptr, tie)
+    choose = reference_representatives if by_reference() else torch.ops.symkern.class_representatives.default
+    representatives: Tensor = choose(positions, members, member_ptr, ptr, tie)
 
     within = _graph(*_joined(class_of, members, member_ptr), sym.ptr)
     across = _across(positions[representatives], ptr, sym.order != 1, cutoff)

@@ -2,6 +2,7 @@
 
 from symkern.models.dimenet import DimeNetPlusPlus as DimeNetPlusPlus
 from symkern.models.egnn import EGNN as EGNN
+from symkern.models.painn import PaiNN as PaiNN
 from symkern.models.schnet import SchNet as SchNet
 
-__all__ = ["EGNN", "DimeNetPlusPlus", "SchNet"]
+__all__ = ["EGNN", "DimeNetPlusPlus", "PaiNN", "SchNet"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from symkern.models._graph import graph_of
 from symkern.neighbors import Neighbors
 from symkern.nn.basic import ShiftedSoftplus, check_choice, check_positive, mlp, xavier
 from symkern.nn.cfconv import CFConv
+from symkern.nn.tabulated import TabulatedCFConv
 from symkern.ops.edge_vectors import edge_vectors
 from symkern.ops.safe_norm import safe_norm
 from symkern.ops.segment_sum import segment_mean, segment_sum
@@ -116,6 +118,19 @@ class SchNet(nn.Module):
             y = y + self.offsets(z)
         return (segment_sum if self.readout == "sum" else segment_mean)(y, nb.ptr)
 
+    def tabulate(self, tolerance: float = 1e-5, slope_tolerance: float = 1e-4) -> SchNet:
+        """A copy for inference and dynamics whose filters are tables; see `symkern.nn.CFConv.tabulate`.
+
+        It is no longer the network that `config` describes: save this one, and tabulate after loading.
+        """
+        model = copy.deepcopy(self)
+        for interaction, own in zip(model.interactions, self.interactions, strict=True):
+            assert isinstance(interaction, Interaction)
+            if not isinstance(own.conv, CFConv):
+                raise RuntimeError("this network is tabulated already: tabulate the one that it was made from")
+            interaction.conv = own.conv.tabulate(tolerance, slope_tolerance)
+        return model.requires_grad_(False).eval()
+
     @classmethod
     def from_pyg(cls, module: nn.Module) -> SchNet:
         """The same network as a `torch_geometric.nn.models.SchNet`, with its weights.
@@ -160,7 +175,9 @@ class Interaction(nn.Module):
         self, hidden: int, num_filters: int, num_basis: int, cutoff: float, kind: str, trainable_basis: bool
     ) -> None:
         super().__init__()
-        self.conv = CFConv(hidden, num_filters, num_basis, cutoff, kind=kind, trainable_basis=trainable_basis)
+        self.conv: CFConv | TabulatedCFConv = CFConv(
+            hidden, num_filters, num_basis, cutoff, kind=kind, trainable_basis=trainable_basis
+        )
         self.activation = ShiftedSoftplus()
         self.linear = xavier(nn.Linear(hidden, hidden))
 

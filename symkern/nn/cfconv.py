@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 from torch import Tensor, nn
 
 from symkern._check import same_precision
 from symkern.neighbors import Neighbors
 from symkern.nn.basic import ShiftedSoftplus, check_features, check_positive, mlp, xavier
 from symkern.nn.radial import RadialBasis
+from symkern.nn.tabulated import TabulatedCFConv, tabulate
 from symkern.ops.cfconv import cfconv
 
 
@@ -52,6 +55,25 @@ class CFConv(nn.Module):
         for layer in (self.filter[0], self.filter[2], self.input, self.output):
             assert isinstance(layer, nn.Linear)
             xavier(layer)
+
+    def tabulate(self, tolerance: float = 1e-5, slope_tolerance: float = 1e-4) -> TabulatedCFConv:
+        """The same convolution with its filter in a table, for inference and dynamics; training does not reach it.
+
+        Args:
+            tolerance: largest error of a filter, relative to the largest value of all.
+            slope_tolerance: the same for derivatives in d, which forces are made of.
+
+        Returns:
+            A module with the same call, which says how exact it is: `error`, `knots`.
+
+        Raises:
+            ValueError: tolerances that are not positive, or out of reach of the precision of the parameters.
+        """
+        network = nn.Sequential(self.basis, self.filter)
+        dtype = self.input.weight.dtype
+        table, error, largest = tabulate(network, self.cutoff, dtype, tolerance, slope_tolerance)
+        layers = copy.deepcopy(self.input), copy.deepcopy(self.output)
+        return TabulatedCFConv(table, self.cutoff, *layers, error, largest)
 
     def forward(self, h: Tensor, d: Tensor, nb: Neighbors) -> Tensor:
         """One convolution.

@@ -11,20 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from symkern._reference import by_reference
 from symkern.neighbors import Neighbors
 from symkern.ops.segment_sum import segment_sum
 
 
 def gather_senders(h: Tensor, nb: Neighbors) -> Tensor:
     """h_j for every edge j -> i: (N, F) to (E, F). Padding edges get some row; nothing may flow back through them."""
-    if not h.is_cuda or not h.requires_grad:
+    if not h.is_cuda or not h.requires_grad or by_reference():
         return h.index_select(0, nb.senders)
     return gather(h, nb.senders, nb.sender_order, nb.sender_ptr)
 
 
 def gather_receivers(h: Tensor, nb: Neighbors) -> Tensor:
     """h_i for every edge j -> i: (N, F) to (E, F). As `gather_senders`."""
-    if not h.is_cuda or not h.requires_grad:
+    if not h.is_cuda or not h.requires_grad or by_reference():
         return h.index_select(0, nb.receivers)
     out: Tensor = torch.ops.symkern.segment_expand.default(h, nb.row_ptr, nb.num_edges, False)
     return out

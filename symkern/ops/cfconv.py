@@ -97,7 +97,7 @@ def cfconv(
         padded(work(second_weight), -2, -1),
         padded(work(second_bias), -1),
     )
-    out: Tensor = torch.ops.symkern.cfconv.default(
+    out: Tensor = LADDER(
         *floats, nb.edge_index, nb.row_ptr, reverse_of(nb), *by_sender(nb, h), *settings, precision(h)
     )
     return (out[:, :f] if out.shape[1] != f else out).to(h.dtype)

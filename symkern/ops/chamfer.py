@@ -12,6 +12,7 @@ from torch import Tensor
 from symkern import _library as _library
 from symkern._autograd import differentiable, fake
 from symkern._check import HALF, check_reverse_mode, check_tensor, same_precision, whole
+from symkern._reference import by_reference, compute
 from symkern.ops.edge_order import sender_order
 
 # (summed over, compared with) for each direction, by place in (x, y)
@@ -156,6 +157,8 @@ def _local(index: Tensor, x: Tensor, y: Tensor) -> Tensor:
 def _one_way(
     x: Tensor, y: Tensor, x_ptr: Tensor, y_ptr: Tensor, x_type: Tensor | None, y_type: Tensor | None
 ) -> tuple[Tensor, Tensor]:
+    if by_reference():
+        return compute(_reference, x, y, x_ptr, y_ptr, x_type, y_type)
     distance, index = torch.ops.symkern.chamfer_search.default(x, y, x_ptr, y_ptr, x_type, y_type)
     return distance, index
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from symkern import _library as _library
 from symkern._autograd import differentiable, fake, gradient_of
+from symkern._reference import by_reference, compute
 from symkern.ops.edge_order import sender_order
 from symkern.ops.triplets import Triplets
 
@@ -33,6 +34,8 @@ def edge_angles(vec: Tensor, tri: Triplets) -> Tensor:
     Raises:
         ValueError: shapes, dtypes or devices that do not fit.
     """
+    if by_reference():
+        return compute(reference, vec, tri)
     recording = torch.is_grad_enabled() and vec.requires_grad
     order, start = tri._by_kj if recording else (None, None)
     angles: Tensor = torch.ops.symkern.edge_angles.default(vec, tri.index, tri.ptr, order, start)

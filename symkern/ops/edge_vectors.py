@@ -10,6 +10,7 @@ from torch import Tensor
 from symkern import _library as _library
 from symkern._autograd import differentiable, fake
 from symkern._check import check_reverse_mode, check_tensor
+from symkern._reference import by_reference, compute
 from symkern.neighbors import Neighbors
 from symkern.ops.edge_order import sender_order
 
@@ -41,6 +42,8 @@ def edge_vectors(positions: Tensor, nb: Neighbors, cell: Tensor | None = None) -
     check_reverse_mode("edge_vectors", positions, cell)
     if cell is None and nb.cell_shifts is not None:
         raise ValueError("cell must be given: the graph was built with a cell, and its edges have shifts")
+    if by_reference():
+        return compute(reference, positions, nb, cell)
     needs_grad = torch.is_grad_enabled() and (positions.requires_grad or (cell is not None and cell.requires_grad))
     order, start = nb._by_sender if needs_grad and positions.requires_grad else (None, None)
     batch = nb.batch if cell is not None and cell.dim() == 3 else None

@@ -81,9 +81,7 @@ def egnn_message(
     floats = _prepare(nb, named)
     width = received.shape[1]
     order, start = by_sender(nb, received)
-    total, head = torch.ops.symkern.egnn_message.default(
-        *floats, nb.edge_index, nb.row_ptr, order, start, precision(received)
-    )
+    total, head = LADDER(*floats, nb.edge_index, nb.row_ptr, order, start, precision(received))
     total = total[:, :width] if total.shape[1] != width else total
     return total.to(received.dtype), None if head_weight is None else head.to(received.dtype)
 

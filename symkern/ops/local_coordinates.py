@@ -10,6 +10,7 @@ from torch import Tensor
 from symkern import _library as _library
 from symkern._autograd import differentiable, fake, gradient_of
 from symkern._check import check_reverse_mode, check_tensor
+from symkern._reference import by_reference, compute
 from symkern.neighbors import Neighbors
 from symkern.ops.edge_angles import adjoint_of_gradient
 from symkern.ops.edge_order import sender_order
@@ -51,6 +52,8 @@ def local_coordinates(vec: Tensor, nb: Neighbors, references: Tensor) -> tuple[T
     check_tensor("vec", vec)
     check_tensor("references", references)
     check_reverse_mode("local_coordinates", vec)
+    if by_reference():
+        return compute(reference, vec, nb, references)
     recording = torch.is_grad_enabled() and vec.requires_grad
     order, start = nb._by_sender if recording else (None, None)
     result: tuple[Tensor, Tensor] = torch.ops.symkern.local_coordinates.default(

@@ -10,7 +10,8 @@ from torch import Tensor
 from symkern import _library as _library
 from symkern._autograd import fake
 from symkern._check import check_tensor
-from symkern.neighbors import Neighbors
+from symkern._reference import by_reference
+from symkern.neighbors import Neighbors, _checked_ptr
 
 # pbc in every direction, as one bit per lattice vector
 _ALL = 7
@@ -72,6 +73,11 @@ def neighbor_list(
         pbc = None
         if cell is None and mask != 0:
             raise ValueError("pbc needs a cell")
+    if by_reference():
+        x, starts = positions.detach(), _checked_ptr(ptr, batch, len(positions), positions)
+        flags = torch.tensor([bool(mask >> k & 1) for k in range(3)]) if pbc is None else pbc
+        found = reference(x, cutoff, ptr=starts, cell=cell, pbc=flags, full=full, self_loops=self_loops)
+        return _padded(found, float(cutoff), full, self_loops, max_edges)
     edge_index, shifts, row_ptr, starts = torch.ops.symkern.neighbor_list.default(
         positions,
         float(cutoff),
@@ -159,6 +165,16 @@ def reference(
     index = torch.cat(edges, 1) if edges else torch.zeros((2, 0), dtype=torch.int64, device=device)
     s = torch.cat(shifts) if shifts else torch.zeros((0, 3), dtype=torch.int32, device=device)
     return Neighbors.from_edge_index(index, len(positions), None if cell is None else s, ptr)
+
+
+def _padded(nb: Neighbors, cutoff: float, full: bool, self_loops: bool, max_edges: int | None) -> Neighbors:
+    """The reference's list with what `neighbor_list` says about it, in `max_edges` columns."""
+    spare = 0 if max_edges is None else max_edges - nb.num_edges
+    if spare < 0:
+        raise ValueError(f"max_edges must be at least the number of edges, {nb.num_edges}, got {max_edges}")
+    index = torch.nn.functional.pad(nb.edge_index, (0, spare))
+    shifts = None if nb.cell_shifts is None else torch.nn.functional.pad(nb.cell_shifts, (0, 0, 0, spare))
+    return Neighbors(index, nb.row_ptr, nb.ptr, shifts, cutoff=cutoff, full=full, self_loops=self_loops)
 
 
 def _image_reach(r: Tensor, rows: Tensor, periodic: Tensor, cutoff: float) -> list[int]:

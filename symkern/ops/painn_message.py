@@ -97,7 +97,7 @@ def painn_message(
         padded(work(filter_weight), -2),
         padded(work(filter_bias), -1),
     )
-    dq, dmu = torch.ops.symkern.painn_message.default(
+    dq, dmu = LADDER(
         *floats, nb.edge_index, nb.row_ptr, reverse_of(nb), *by_sender(nb, phi), *settings, precision(phi)
     )
     if f % LANES:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from symkern import _library as _library
 from symkern._autograd import differentiable, fake, gradient_of
+from symkern._reference import by_reference, compute
 
 _KINDS = ("gaussian", "bessel", "expnorm")
 _ENVELOPES = ("cosine", "polynomial", "none")
@@ -72,6 +73,8 @@ def radial_basis(
     """
     settings = _check(d, cutoff, num_basis, kind, envelope, exponent)
     p, q = _parameters(d, cutoff, num_basis, kind, centers, gamma, frequencies)
+    if by_reference():
+        return compute(_formula, d.to(p.dtype), p, q, *settings).to(d.dtype)
     flat = d if d.dim() == 1 else d.reshape(-1)
     out: Tensor = torch.ops.symkern.radial_basis.default(flat.to(p.dtype), p, q, *settings)
     return (out if d.dim() == 1 else out.reshape(*d.shape, num_basis)).to(d.dtype)

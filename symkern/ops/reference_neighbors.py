@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from symkern import _library as _library
 from symkern._autograd import fake
 from symkern._check import check_tensor
+from symkern._reference import by_reference
 from symkern.neighbors import Neighbors
 
 
@@ -45,6 +47,8 @@ def reference_neighbors(positions: Tensor, nb: Neighbors, *, tie: float = 0.02) 
     check_tensor("positions", positions)
     if not 0 <= tie < math.inf:
         raise ValueError(f"tie must be finite and not negative, got {tie}")
+    if by_reference():
+        return reference(positions.detach(), nb, tie=tie)
     found: Tensor = torch.ops.symkern.reference_neighbors.default(
         positions.detach(), nb.edge_index, nb.row_ptr, float(tie)
     )
@@ -79,6 +83,27 @@ def reference(positions: Tensor, nb: Neighbors, *, tie: float = 0.02) -> Tensor:
                 continue
         rows.append([-1, -1])
     return torch.tensor(rows, dtype=torch.int64, device=positions.device).reshape(-1, 2)
+
+
+def reference_representatives(positions: Tensor, members: Tensor, class_ptr: Tensor, ptr: Tensor, tie: float) -> Tensor:
+    """One atom of each class, for `sann_graphs`; ties as in `reference_neighbors`.
+
+    Of a molecule's first class the one with the smallest coordinates, of each other the nearest to those chosen before.
+    """
+    found: list[int] = []
+    for first, last in pairwise(ptr.tolist()):
+        chosen: list[int] = []
+        for c in range(first, last):
+            atoms = members[int(class_ptr[c]) : int(class_ptr[c + 1])]
+            places = positions[atoms].double()
+            apart = places[:, None] - positions[chosen].double() if chosen else places.new_zeros((len(atoms), 1, 3))
+            keys = torch.cat([apart.norm(dim=-1).amin(1, keepdim=True), places], 1)
+            best = _choose(keys, torch.ones(len(atoms), dtype=torch.bool, device=keys.device), tie)
+            if best is None:
+                raise ValueError("class_ptr must describe classes that are not empty")
+            chosen.append(int(atoms[best]))
+        found += chosen
+    return members.new_tensor(found)
 
 
 def _choose(keys: Tensor, allowed: Tensor, tie: float) -> int | None:

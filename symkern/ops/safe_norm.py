@@ -10,6 +10,7 @@ from torch import Tensor
 from symkern import _library as _library
 from symkern._autograd import differentiable, fake, gradient_of
 from symkern._check import check_reverse_mode, check_tensor
+from symkern._reference import by_reference, compute
 
 
 def safe_norm(vec: Tensor) -> Tensor:
@@ -30,6 +31,8 @@ def safe_norm(vec: Tensor) -> Tensor:
     """
     check_tensor("vec", vec)
     check_reverse_mode("safe_norm", vec)
+    if by_reference() and vec.dim():
+        return compute(reference, vec)
     if vec.dim() == 2:
         norm: Tensor = torch.ops.symkern.safe_norm.default(vec)
         return norm

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from symkern import _library as _library
 from symkern._autograd import differentiable, fake
+from symkern._reference import by_reference, compute
 
 
 def segment_sum(values: Tensor, row_ptr: Tensor) -> Tensor:
@@ -43,7 +44,10 @@ def _segments(values: Tensor, row_ptr: Tensor, mean: bool) -> Tensor:
     tail = values.shape[1:]
     rows = values.reshape(values.shape[0], tail.numel())
     wide = rows.float() if values.dtype in (torch.float16, torch.bfloat16) else rows
-    flat: Tensor = torch.ops.symkern.segment_sum.default(wide, row_ptr, mean)
+    if by_reference():
+        flat = compute(reference_mean if mean else reference, wide, row_ptr)
+    else:
+        flat = torch.ops.symkern.segment_sum.default(wide, row_ptr, mean)
     return flat.reshape(flat.shape[0], *tail).to(values.dtype)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from symkern import _library as _library
 from symkern._autograd import differentiable, fake, gradient_of
+from symkern._reference import by_reference, compute
 from symkern.ops.edge_angles import adjoint_of_gradient
 from symkern.ops.edge_order import sender_order
 from symkern.ops.triplets import Triplets
@@ -66,6 +67,8 @@ def spherical_basis(
             raise ValueError(f"{name} must be at least 1, got {value}")
     if d.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"d must be float32 or float64, got {str(d.dtype).removeprefix('torch.')}")
+    if by_reference():
+        return compute(reference, d, angle, tri, cutoff, num_spherical, num_radial, exponent=exponent)
     table, recurrence = _constants(num_spherical, num_radial, d.dtype, d.device)
     recording = torch.is_grad_enabled() and (d.requires_grad or angle.requires_grad)
     order, start = tri._by_kj if recording else (None, None)

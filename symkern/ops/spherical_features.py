@@ -12,6 +12,7 @@ from torch import Tensor
 from symkern import _library as _library
 from symkern._autograd import differentiable, fake, gradient_of
 from symkern._check import check_reverse_mode, check_tensor
+from symkern._reference import by_reference, compute
 from symkern.ops.edge_angles import adjoint_of_gradient
 from symkern.ops.spherical_basis import _bessel, _legendre, _norms, bessel_roots, bessel_values
 
@@ -62,6 +63,8 @@ def spherical_features(
     for name, value, most in (("num_spherical", num_spherical, MAX_SPHERICAL), ("num_radial", num_radial, MAX_RADIAL)):
         if not 1 <= value <= most:
             raise ValueError(f"{name} must be in 1 .. {most}, got {value}")
+    if by_reference():
+        return compute(reference, local, tau, cutoff, num_spherical, num_radial)
     result: tuple[Tensor, Tensor] = torch.ops.symkern.spherical_features.default(
         local, tau, *_constants(float(cutoff), num_spherical, num_radial, local.dtype, local.device), float(cutoff)
     )

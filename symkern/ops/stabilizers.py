@@ -13,7 +13,9 @@ from torch import Tensor
 from symkern import _library as _library
 from symkern._autograd import fake
 from symkern._check import check_tensor
+from symkern._reference import by_reference
 from symkern.elements import POLICIES, group_code, group_of_counts
+from symkern.neighbors import _checked_ptr
 from symkern.stabilizer import Stabilizers
 
 _Array = NDArray[np.float64]
@@ -81,6 +83,9 @@ def stabilizers(
     if numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool:
         raise ValueError(f"numbers must be integers, got {str(numbers.dtype).removeprefix('torch.')}")
     positions, species = positions.detach(), numbers.detach().to(torch.int64)
+    if by_reference():
+        starts = _checked_ptr(ptr, batch, len(positions), species)
+        return reference(positions, species, ptr=starts, tolerance=float(tolerance), policy=policy, samples=samples)
     found = torch.ops.symkern.stabilizers.default(
         positions, species, batch, ptr, float(tolerance), POLICIES.index(policy), int(samples), False
     )
@@ -89,6 +94,8 @@ def stabilizers(
 
 def exhaustive(positions: Tensor, numbers: Tensor, *, ptr: Tensor, tolerance: float, policy: str) -> Stabilizers:
     """`stabilizers` without the shortcut that infers operations as products of others, to test that shortcut."""
+    if by_reference():
+        return reference(positions, numbers, ptr=ptr, tolerance=tolerance, policy=policy)
     found = torch.ops.symkern.stabilizers.default(
         positions, numbers, None, ptr, tolerance, POLICIES.index(policy), 0, True
     )

@@ -7,6 +7,7 @@ left of the group then acts by matrices too: the component along the axis change
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from symkern import _library as _library
 from symkern._autograd import differentiable, fake
 from symkern._check import HALF, check_instance, check_reverse_mode, check_tensor, same_precision
+from symkern._reference import by_reference, compute
 from symkern.ops.chamfer import _adjoint, _by_target
 from symkern.ops.safe_norm import safe_norm
 from symkern.stabilizer import Stabilizers, group_code
@@ -155,6 +157,10 @@ def _checked(op: str, pred: Tensor, target: Tensor, sym: Stabilizers, kind: str)
 
 def rotate_rows(x: Tensor, matrices: Tensor, choice: Tensor, ptr: Tensor) -> Tensor:
     """M x_i for each row of a molecule, with M = matrices[choice[molecule]]; linear in x, matrices are constant."""
+    if by_reference():
+        rows = choice[torch.repeat_interleave(ptr.diff(), output_size=len(x))]
+        moved: Tensor = compute(lambda a, b: (b[rows] @ a.unsqueeze(-1)).squeeze(-1), x, matrices)
+        return moved
     out: Tensor = torch.ops.symkern.rotate_rows.default(x, matrices, choice, ptr, False)
     return out
 
@@ -208,6 +214,22 @@ def matched_backward(
 
 
 # ---- for references --------------------------------------------------------------------------------------------------
+
+
+def by_definition(
+    op: str,
+    reference: Callable[..., tuple[Tensor, Tensor]],
+    pred: Tensor,
+    target: Tensor,
+    sym: Stabilizers,
+    kind: str,
+    *options: Any,
+) -> tuple[Tensor, Tensor]:
+    """reference(pred, target, sym, *options) of checked arguments, half precision in fp32."""
+    x, y = _checked(op, pred, target, sym, kind)
+    wide = (x.float(), y.float()) if x.dtype in HALF else (x, y)
+    loss, which = compute(reference, *wide, sym, *options)
+    return loss.to(x.dtype), which
 
 
 def first_of_equals(losses: Tensor, size: Tensor) -> int:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from symkern._autograd import differentiable, fake
-from symkern.ops.symmetric_action import Kind, act, first_of_equals, images, matched_backward
+from symkern._reference import by_reference
+from symkern.ops.symmetric_action import Kind, act, by_definition, first_of_equals, images, matched_backward
 from symkern.stabilizer import Stabilizers
 
 _DIRECTIONS = ("x_to_y", "y_to_x", "both")
@@ -58,6 +59,8 @@ def symmetric_chamfer(
     """
     if direction not in _DIRECTIONS:
         raise ValueError(f"direction must be one of {', '.join(map(repr, _DIRECTIONS))}, got {direction!r}")
+    if by_reference():
+        return by_definition("symmetric_chamfer", reference, pred, target, sym, kind, direction, kind, typed)
     action = act("symmetric_chamfer", pred, target, sym, kind)
     loss, choice, _, _ = torch.ops.symkern.symmetric_chamfer.default(
         action.pred,

@@ -8,7 +8,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from symkern.ops.symmetric_action import Action, Kind, act, images, rotate_rows
+from symkern._reference import by_reference
+from symkern.ops.symmetric_action import Action, Kind, act, by_definition, images, rotate_rows
 from symkern.stabilizer import Stabilizers
 
 Metric = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -55,6 +56,8 @@ def symmetric_loss(
     """
     if not callable(metric):
         raise TypeError(f"metric must be callable, got {type(metric)}")
+    if by_reference():
+        return by_definition("symmetric_loss", reference, pred, target, sym, kind, metric, kind)
     action = act("symmetric_loss", pred, target, sym, kind)
     x, y = _shown(action, action.pred, kind), action.target
     origins = _origins(sym)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from symkern._autograd import differentiable, fake
-from symkern.ops.symmetric_action import Kind, act, first_of_equals, images, matched_backward
+from symkern._reference import by_reference
+from symkern.ops.symmetric_action import Kind, act, by_definition, first_of_equals, images, matched_backward
 from symkern.stabilizer import Stabilizers
 
 
@@ -51,6 +52,8 @@ def symmetric_mse(pred: Tensor, target: Tensor, sym: Stabilizers, kind: Kind = "
 
     Source: Learning Molecular Symmetry Breaking via Symmetry-Adapted Neural Networks, eq. (3) with the squared error.
     """
+    if by_reference():
+        return by_definition("symmetric_mse", reference, pred, target, sym, kind, kind)
     action = act("symmetric_mse", pred, target, sym, kind)
     loss, choice, _ = torch.ops.symkern.symmetric_mse.default(
         action.pred,

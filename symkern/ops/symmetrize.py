@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from symkern import _library as _library
 from symkern._autograd import fake
 from symkern._check import check_instance
+from symkern._reference import by_reference
 from symkern.stabilizer import Stabilizers
 
 # Averaging and fitting in turns; what is left after a round is second order in what was left before.
@@ -48,7 +50,8 @@ def symmetrize(sym: Stabilizers) -> tuple[Tensor, Stabilizers]:
     first = x[sym.ptr[:-1].clamp(max=max(len(x) - 1, 0))] if len(x) else x.new_zeros((sym.num_structures, 3))
     x = x - first[batch]
     center = x.new_zeros((sym.num_structures, 3)).index_add(0, batch, x) / counts
-    y, operations, residuals = torch.ops.symkern.symmetrize.default(
+    solve = reference if by_reference() else torch.ops.symkern.symmetrize.default
+    y, operations, residuals = solve(
         x - center[batch],
         sym.operations.double(),
         sym.axis.double(),
@@ -62,6 +65,41 @@ def symmetrize(sym: Stabilizers) -> tuple[Tensor, Stabilizers]:
     dtype = sym.positions.dtype
     positions = (y + (center + first)[batch]).to(dtype)
     return positions, replace(sym, positions=positions, operations=operations.to(dtype), residuals=residuals.to(dtype))
+
+
+def reference(
+    positions: Tensor,
+    operations: Tensor,
+    axis: Tensor,
+    ptr: Tensor,
+    op_ptr: Tensor,
+    permutations: Tensor,
+    perm_ptr: Tensor,
+    rank: Tensor,
+    rounds: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Averages, fits and residuals of centred positions, molecule by molecule."""
+    x, matrices, residuals = positions.clone(), operations.clone(), positions.new_zeros(len(operations))
+    for b, (begin, end) in enumerate(pairwise(ptr.tolist())):
+        first, last = op_ptr[b : b + 2].tolist()
+        partners = permutations[int(perm_ptr[first]) : int(perm_ptr[last])].reshape(last - first, end - begin)
+        y, r, u = x[begin:end], matrices[first:last], axis[b]
+        for _ in range(rounds):
+            images = y[partners - begin]  # (G, n, 3)
+            if rank[b] == 0:
+                y = torch.zeros_like(y)
+            elif rank[b] == 1:
+                along = torch.where(((r @ u) @ u) < 0, -1, 1)[:, None] * (images @ u)
+                y = along.mean(0)[:, None] * u
+            else:
+                y = (images @ r).mean(0)
+                left, _, right = torch.linalg.svd(y[partners - begin].mT @ y)
+                hand = (torch.linalg.det(r) * torch.linalg.det(left) * torch.linalg.det(right)).sign()
+                r = left @ torch.diag_embed(torch.nn.functional.pad(hand[:, None], (2, 0), value=1.0)) @ right
+            misses = (y @ r.mT - y[partners - begin]).norm(dim=-1)
+            residuals[first:last] = misses.amax(1) if end > begin else 0
+        x[begin:end], matrices[first:last] = y, r
+    return x, matrices, residuals
 
 
 @fake("symmetrize")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from symkern import _library as _library
 from symkern._autograd import fake
+from symkern._reference import by_reference
 from symkern.neighbors import Neighbors, _Lazy
 from symkern.ops.edge_order import sender_order
 
@@ -90,6 +91,8 @@ def triplets(nb: Neighbors, *, max_triplets: int | None = None) -> Triplets:
     """
     if max_triplets is not None and max_triplets < 0:
         raise ValueError(f"max_triplets must not be negative, got {max_triplets}")
+    if by_reference():
+        return reference(nb, max_triplets=max_triplets)
     room = -1 if max_triplets is None else max_triplets
     return Triplets(*torch.ops.symkern.triplets.default(nb.edge_index, nb.cell_shifts, nb.row_ptr, room))
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from symkern.data import Dataset
-from symkern.models import EGNN, DimeNetPlusPlus, SchNet
+from symkern.models import EGNN, DimeNetPlusPlus, PaiNN, SchNet
 from symkern.potential import Potential
 from symkern.training.loop import fit
 from symkern.training.parallel import join
@@ -27,6 +27,7 @@ NETWORKS: dict[str, Callable[[int, int, float], nn.Module]] = {
     "dimenet++": lambda hidden, layers, cutoff: DimeNetPlusPlus(
         1, hidden, layers, max(hidden // 2, 1), cutoff=cutoff, output_initializer="glorot_orthogonal"
     ),
+    "painn": lambda hidden, layers, cutoff: PaiNN(1, hidden, layers, 20, cutoff),
 }
 
 
