@@ -27,6 +27,8 @@ SYMKERN_HD float exponential(float x) { return expf(x); }
 SYMKERN_HD double exponential(double x) { return exp(x); }
 SYMKERN_HD float log_one_plus(float x) { return log1pf(x); }  // vectors: 0 <= x <= 1
 SYMKERN_HD double log_one_plus(double x) { return log1p(x); }
+SYMKERN_FORMULA float sigmoid(float x) { return 1.0f / (expf(-x) + 1.0f); }
+SYMKERN_FORMULA double sigmoid(double x) { return 1.0 / (exp(-x) + 1.0); }
 SYMKERN_HD void sine_cosine(float x, float& s, float& c) { s = sinf(x), c = cosf(x); }
 SYMKERN_HD void sine_cosine(double x, double& s, double& c) { s = sin(x), c = cos(x); }
 

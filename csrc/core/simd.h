@@ -98,6 +98,28 @@ SYMKERN_INLINE VF log_one_plus(VF x) {
   return multiply_add(p * t2, twice, twice);
 }
 
+// 1 / (1 + e^-x), in two thirds of the instructions: between -87 and 87, where 2^n is a number, nothing needs a case of
+// its own. One part of ln 2 is enough where a * b + c rounds once.
+SYMKERN_INLINE VF sigmoid(VF x) {
+  const VF low = splat_f(-87.0f), high = splat_f(87.0f), magic = splat_f(12582912.0f);
+  const VF above = select(low > x, low, x);
+  const VF y = select(high < above, high, above);
+  const VF shifted = magic - y * 1.44269504f, whole = shifted - magic;
+#if defined(__FMA__)
+  const VF r = -(whole * 0.693147182f) - y;
+#else
+  const VF r = -(whole * 1.42860677e-6f) - (whole * 0.693145752f + y);
+#endif
+  VF p = splat_f(1.38146023e-3f);
+  p = multiply_add(p, r, splat_f(8.36871658e-3f));
+  p = multiply_add(p, r, splat_f(4.16683890e-2f));
+  p = multiply_add(p, r, splat_f(1.66665211e-1f));
+  p = multiply_add(p, r, splat_f(4.99999940e-1f));
+  p = multiply_add(p * r, r, r) + 1.0f;
+  const VF e = reinterpret_cast<VF>(reinterpret_cast<VI>(p) + (reinterpret_cast<VI>(shifted) << 23));
+  return 1.0f / (e + 1.0f);
+}
+
 // Both to about 1 ulp of 1: quarter turns are removed in three parts, whose products with up to 2^13 turns are exact.
 SYMKERN_INLINE void sine_cosine(VF x, VF& s, VF& c) {
   VI n;

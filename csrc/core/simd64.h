@@ -25,6 +25,7 @@ SYMKERN_INLINE VD log_one_plus(VD x) {
   for (int l = 0; l < W64; ++l) y[l] = __builtin_log1p(x[l]);
   return y;
 }
+SYMKERN_INLINE VD sigmoid(VD x) { return 1.0 / (exponential(-x) + 1.0); }
 SYMKERN_INLINE void sine_cosine(VD x, VD& s, VD& c) {
   for (int l = 0; l < W64; ++l) s[l] = __builtin_sin(x[l]), c[l] = __builtin_cos(x[l]);
 }

@@ -66,13 +66,8 @@ struct Activation {
 
 // x s with s = 1 / (1 + e^-x); what a caller does not use, the compiler drops
 template <class S, class V>
-SYMKERN_FORMULA V sigmoid(V x) {
-  return reciprocal(exponential(-x) + S(1));
-}
-
-template <class S, class V>
 SYMKERN_FORMULA Activation<V> silu(V x) {
-  const V s = sigmoid<S>(x), rest = s * (S(1) - s);  // s'
+  const V s = sigmoid(x), rest = s * (S(1) - s);  // s'
   return {x * s, s + x * rest, rest * (S(2) + x * (S(1) - s - s))};
 }
 

@@ -69,7 +69,7 @@ struct EgnnInput {
     }
     block.dot(
         n, width, [&](int r, int c) { return L::load(u + r * ld + c) * L::load(attention_weight + c); },
-        [&](int r, S sum) { alpha[r] = sigmoid<S>(sum + attention_bias[0]); });
+        [&](int r, S sum) { alpha[r] = sigmoid(sum + attention_bias[0]); });
   }
 };
 
