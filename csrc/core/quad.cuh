@@ -80,6 +80,7 @@ SYMKERN_FORMULA Quad<S> multiply_add(Quad<S> a, Quad<S> b, Quad<S> c) {
 SYMKERN_QUAD_WORD(reciprocal)
 SYMKERN_QUAD_WORD(exponential)
 SYMKERN_QUAD_WORD(log_one_plus)
+SYMKERN_QUAD_WORD(sigmoid)
 #undef SYMKERN_QUAD_WORD
 
 template <class S>

@@ -16,8 +16,7 @@ void pack(TileCall<S, Memory>& call, const S* weight, bool gradient, PainnInput<
 }
 
 template <class S, class Memory>
-void run(PainnForward<S> pass, const S* weight, const TileGraph& graph, bool tf32, Memory& memory,
-         gpu::Stream stream) {
+void run(PainnForward<S> pass, const S* weight, const TileGraph& graph, bool tf32, Memory& memory, gpu::Stream stream) {
   with_block<S, 64>(tf32, [&](auto block) {
     using B = typename decltype(block)::type;
     TileCall<S, Memory> call(memory, stream);
