@@ -25,6 +25,8 @@ from . import (
     basis_ops,
     contest,
     edge_ops,
+    gpu_layers,
+    layer_ops,
     machine,
     peers,
     report,
@@ -93,16 +95,56 @@ class Bench:
         seconds = {name: sorted(samples)[2] for name, samples in race.samples.items()}
         return 2 * source.nbytes / seconds["copy"] / 1e9, 2 * side**3 / seconds["mm"] / 1e9
 
-    def add(self, op: str, system: str, entries: list[Entry], work: contest.Work) -> None:
+    def add(
+        self,
+        op: str,
+        system: str,
+        entries: list[Entry],
+        work: contest.Work,
+        notes: dict[str, str] | None = None,
+        seconds: float = 2,
+    ) -> list[Row]:
+        """Race of `entries`, whose rows are kept and returned; `notes` by the names of entries."""
         measured = self.rates()
         race = DeviceRace(contest.calls(entries), self.device, self.flush)
-        rounds = rounds_within(0.1 if self.tiny else 2, race.calibrate(shortest=0), most=3 if self.tiny else 100)
+        rounds = rounds_within(0.1 if self.tiny else seconds, race.calibrate(shortest=0), most=3 if self.tiny else 100)
         for _ in range(rounds):
             race.round()
         made = contest.rows(entries, race, op, system, 1, work, measured, isa=self.isa)
-        for row in made:
-            print(f"{op} | {system} | {row.who}: {row.form} | {row.median:.4g} {row.unit}", flush=True)
+        for row, entry in zip(made, entries, strict=True):
+            row.note = (notes or {}).get(entry.name, "")
+            print(f"{op} | {system} | {row.who}: {row.form} | {row.median:.4g} {row.unit} {row.note}", flush=True)
         self.rows += made
+        return made
+
+    def layer_rates(self) -> gpu_layers.Rates:
+        """What floors of layers are made of; a product in TF32 as well."""
+        copy, fp32 = self.rates()
+        torch.backends.cuda.matmul.allow_tf32 = True
+        tf32 = self.rates()[1]
+        torch.backends.cuda.matmul.allow_tf32 = False
+        return gpu_layers.Rates(copy * 1e9, fp32 * 1e9, tf32 * 1e9, gpu_layers.special_rate(self.device))
+
+    def add_layer(
+        self,
+        layer: layer_ops.Layer,
+        passed: str,
+        tf32: bool,
+        entries: list[Entry],
+        floors: dict[str, float],
+        peaks: dict[str, int],
+    ) -> None:
+        """A pass of a layer: what it reaches of the slowest unit's floor, and its peak memory, are notes."""
+        system = layer.system + (", TF32" if tf32 else "")
+        notes = {name: f"peak {size / 1e6:.1f} MB" for name, size in peaks.items()}
+        made = self.add(f"{layer.name}, {passed}", system, entries, layer.work(passed), notes, seconds=0.5)
+        slowest = max(floors, key=lambda name: floors[name])
+        for row in made:
+            median = row.median * (1e-6 if row.unit == "µs" else 1e-3)
+            share = f"{100 * floors[slowest] / median:.0f} % of the roofline ({slowest})"
+            row.note = "; ".join(filter(None, [share, row.note]))
+            print(f"  {row.who}: {row.note}", flush=True)
+        print("  floors: " + ", ".join(f"{name} {1e6 * s:.4g} µs" for name, s in floors.items()), flush=True)
 
     def neighbor_list(self, host: System, dense: bool) -> None:
         expected = host.edges()
@@ -324,7 +366,7 @@ def main(arguments: list[str] | None = None) -> int:
         ("chamfer 100,000", lambda: bench.chamfer_clouds(300 if tiny else 100_000, True)),
         ("chamfer 1,000,000", lambda: bench.chamfer_clouds(1000 if tiny else 1_000_000, False)),
     ]
-    for name, stage in stages:
+    for name, stage in stages + gpu_layers.stages(bench):
         try:
             stage()
         except Exception as error:  # the other systems are still worth measuring in a lent hour

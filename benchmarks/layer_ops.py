@@ -1,9 +1,12 @@
-"""Fused layers beside the code that users write: graphs, passes, contestants and targets. CPU, one thread, float32."""
+"""Fused layers beside the code that users write: graphs, passes, contestants and targets. CPU, one thread, float32.
+
+`benchmarks.gpu_layers` has them on a GPU.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -50,6 +53,9 @@ class Graph:
     nb: sk.Neighbors
     positions: Tensor
     local: bool = True  # senders are near their receivers in memory: what targets are for
+
+    def to(self, device: torch.device) -> Graph:
+        return replace(self, nb=self.nb.to(device), positions=self.positions.to(device))
 
 
 def molecules(count: int) -> Graph:
@@ -142,7 +148,7 @@ def runner(layer: Layer, form: Form, passed: str) -> Callable[[], tuple[Tensor, 
     function, wanted = form.function, [*layer.inputs, *form.weights]
     with torch.no_grad():
         outputs = layer.forms[0].function(*layer.inputs)
-    along = [leaf(*y.shape, seed=7 + k).detach().to(y.dtype) for k, y in enumerate(outputs)]
+    along = [leaf(*y.shape, seed=7 + k).detach().to(y) for k, y in enumerate(outputs)]
 
     def forward() -> tuple[Tensor, ...]:
         with torch.no_grad():
@@ -176,14 +182,22 @@ def entries(layer: Layer, passed: str, compiled: bool, promised: bool = True) ->
     ]
     if layer.matmul is not None:
         made.append(
-            products(*layer.matmul, PRODUCTS[passed], target("matmul", passed, layer.width) if promised else None)
+            products(
+                *layer.matmul,
+                PRODUCTS[passed],
+                target("matmul", passed, layer.width) if promised else None,
+                layer.graph.positions.device,
+            )
         )
     return made
 
 
-def products(rows: int, width: int, count: int, times: int, share: float | None) -> Entry:
+def products(
+    rows: int, width: int, count: int, times: int, share: float | None, device: torch.device | None = None
+) -> Entry:
     """torch's matrix products of this size alone: "x symkern" is then the share of their rate that symkern reaches."""
-    a, b, out = torch.rand(rows, width), torch.rand(width, width), torch.empty(rows, width)
+    a, b = torch.rand(rows, width, device=device), torch.rand(width, width, device=device)
+    out = torch.empty_like(a)
 
     def call() -> None:
         for _ in range(count * times):

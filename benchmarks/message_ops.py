@@ -23,8 +23,8 @@ CUTOFF = 20.0  # beyond every distance: none of the edges is without weight
 FILTER_BASIS, PAINN_BASIS = 50, 20
 
 
-def _leaves(dtype: torch.dtype, *tensors: Tensor) -> list[Tensor]:
-    return [x.detach().to(dtype).requires_grad_() for x in tensors]
+def _leaves(graph: Graph, dtype: torch.dtype, *tensors: Tensor) -> list[Tensor]:
+    return [x.detach().to(graph.positions.device, dtype).requires_grad_() for x in tensors]
 
 
 def _ends(graph: Graph) -> tuple[Tensor, Tensor]:
@@ -50,7 +50,7 @@ def _heavier(layer: Any) -> Any:
 def egnn_edges(graph: Graph, width: int, dtype: torch.dtype = torch.float32) -> Layer:
     """The part with rows per edge: features and squared distances in, sums of messages and coordinate factors out."""
     torch.manual_seed(0)
-    layer = _heavier(sk.nn.EGNNLayer(width)).to(dtype)
+    layer = _heavier(sk.nn.EGNNLayer(width)).to(graph.positions.device, dtype)
     first, second = layer.edge_mlp[0], layer.edge_mlp[2]
     head, last = layer.coord_mlp[0], layer.coord_mlp[2]
     nb, (senders, receivers) = graph.nb, _ends(graph)
@@ -78,7 +78,7 @@ def egnn_edges(graph: Graph, width: int, dtype: torch.dtype = torch.float32) -> 
         return torch.zeros_like(h).index_add(0, receivers, messages), layer.coord_mlp(messages).squeeze(1)
 
     square = sk.edge_vectors(graph.positions, nb).square().sum(1, keepdim=True)
-    inputs = _leaves(dtype, leaf(nb.num_nodes, width), square)
+    inputs = _leaves(graph, dtype, leaf(nb.num_nodes, width), square)
     weights = [*layer.edge_mlp.parameters(), *layer.coord_mlp.parameters()]
     return _egnn("EGNN, edges", graph, width, inputs, ours, eager, weights)
 
@@ -86,7 +86,7 @@ def egnn_edges(graph: Graph, width: int, dtype: torch.dtype = torch.float32) -> 
 def egnn_layer(graph: Graph, width: int, dtype: torch.dtype = torch.float32) -> Layer:
     """The whole layer, features and coordinates in and out."""
     torch.manual_seed(0)
-    layer = _heavier(sk.nn.EGNNLayer(width)).to(dtype)
+    layer = _heavier(sk.nn.EGNNLayer(width)).to(graph.positions.device, dtype)
     nb, (senders, receivers) = graph.nb, _ends(graph)
 
     def eager(h: Tensor, x: Tensor) -> tuple[Tensor, ...]:
@@ -98,7 +98,7 @@ def egnn_layer(graph: Graph, width: int, dtype: torch.dtype = torch.float32) -> 
         step = torch.zeros_like(x).index_add(0, receivers, difference * layer.coord_mlp(messages))
         return h + layer.node_mlp(torch.cat([h, total], 1)), x + step
 
-    inputs = _leaves(dtype, leaf(nb.num_nodes, width), graph.positions)
+    inputs = _leaves(graph, dtype, leaf(nb.num_nodes, width), graph.positions)
     weights = list(layer.parameters())
     return _egnn("EGNNLayer", graph, width, inputs, lambda h, x: layer(h, x, nb), eager, weights)
 
@@ -125,9 +125,9 @@ def interaction(graph: Graph, width: int, dtype: torch.dtype = torch.float32) ->
     from torch_geometric.nn.models.schnet import GaussianSmearing, InteractionBlock
 
     torch.manual_seed(0)
-    block = InteractionBlock(width, FILTER_BASIS, width, CUTOFF).to(dtype)
-    smearing = GaussianSmearing(0.0, CUTOFF, FILTER_BASIS).to(dtype)
-    own = Interaction(width, width, FILTER_BASIS, CUTOFF, "gaussian", False).to(dtype)
+    block = InteractionBlock(width, FILTER_BASIS, width, CUTOFF).to(graph.positions.device, dtype)
+    smearing = GaussianSmearing(0.0, CUTOFF, FILTER_BASIS).to(graph.positions.device, dtype)
+    own = Interaction(width, width, FILTER_BASIS, CUTOFF, "gaussian", False).to(graph.positions.device, dtype)
     names = {
         "conv.filter.0": "mlp.0",
         "conv.filter.2": "mlp.2",
@@ -143,7 +143,7 @@ def interaction(graph: Graph, width: int, dtype: torch.dtype = torch.float32) ->
         parameter.data.copy_(others[-1].data)
         weights.append(parameter)
     nb = graph.nb
-    inputs = _leaves(dtype, leaf(nb.num_nodes, width), _distances(graph)[0])
+    inputs = _leaves(graph, dtype, leaf(nb.num_nodes, width), _distances(graph)[0])
     edge_index = torch.stack(_ends(graph))
 
     def theirs(h: Tensor, d: Tensor) -> tuple[Tensor, ...]:
@@ -200,8 +200,8 @@ def painn(graph: Graph, width: int, dtype: torch.dtype = torch.float32) -> Layer
     """PaiNN's message: scalars after their network, vectors, distances and directions in, both updates out."""
     nb, (senders, receivers) = graph.nb, _ends(graph)
     torch.manual_seed(0)
-    filters = nn.Linear(PAINN_BASIS, 3 * width).to(dtype)
-    centers = torch.linspace(0, CUTOFF, PAINN_BASIS, dtype=dtype)
+    filters = nn.Linear(PAINN_BASIS, 3 * width).to(graph.positions.device, dtype)
+    centers = torch.linspace(0, CUTOFF, PAINN_BASIS, dtype=dtype, device=graph.positions.device)
     coefficient = -0.5 / float(centers[1] - centers[0]) ** 2
 
     def ours(phi: Tensor, mu: Tensor, d: Tensor, directions: Tensor) -> tuple[Tensor, ...]:
@@ -230,7 +230,7 @@ def painn(graph: Graph, width: int, dtype: torch.dtype = torch.float32) -> Layer
     weights = list(filters.parameters())
     forms = [Form(OURS, "fused", "", ours, weights), Form(EAGER, "SchNetPack's formulas", "eager", eager, weights)]
     features = leaf(nb.num_nodes, 3, width), leaf(nb.num_nodes, 3, width, seed=1)
-    inputs = _leaves(dtype, *features, *_distances(graph))
+    inputs = _leaves(graph, dtype, *features, *_distances(graph))
     flops = nb.num_edges * (3 * PAINN_BASIS * width + 14 * width)  # products of half of the edges, and the sums
     return Layer("PaiNN message", graph, width, inputs, forms, flops)
 

@@ -21,6 +21,8 @@ _EXPORTS = {
     "segment_sum": "symkern.ops.segment_sum",
     "segment_mean": "symkern.ops.segment_sum",
     "egnn_message": "symkern.ops.egnn_message",
+    "cfconv": "symkern.ops.cfconv",
+    "painn_message": "symkern.ops.painn_message",
     "Triplets": "symkern.ops.triplets",
     "triplets": "symkern.ops.triplets",
     "stabilizers": "symkern.ops.stabilizers",
@@ -82,6 +84,7 @@ if TYPE_CHECKING:
     from symkern.ops.canonical_frames import asymmetric_unit as asymmetric_unit
     from symkern.ops.canonical_frames import canonical_frames as canonical_frames
     from symkern.ops.canonical_frames import canonicalize as canonicalize
+    from symkern.ops.cfconv import cfconv as cfconv
     from symkern.ops.chamfer import chamfer as chamfer
     from symkern.ops.edge_angles import edge_angles as edge_angles
     from symkern.ops.edge_vectors import edge_vectors as edge_vectors
@@ -92,6 +95,7 @@ if TYPE_CHECKING:
     from symkern.ops.local_coordinates import local_coordinates as local_coordinates
     from symkern.ops.neighbor_list import neighbor_list as neighbor_list
     from symkern.ops.neighbor_list import sort_batch as sort_batch
+    from symkern.ops.painn_message import painn_message as painn_message
     from symkern.ops.radial_basis import radial_basis as radial_basis
     from symkern.ops.reference_neighbors import reference_neighbors as reference_neighbors
     from symkern.ops.safe_norm import safe_norm as safe_norm

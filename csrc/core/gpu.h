@@ -33,7 +33,7 @@
 //   gpu::launch(kernel<...>, blocks, threads, dynamic_shared_bytes, stream, args...)  the only way to start a kernel
 //   gpu::memset_async(p, byte, bytes, stream)
 //   gpu::symbol_address(variable)                  of a __device__ variable
-//   gpu::room(kernel, threads)                     what the device has for a kernel: see `Room`
+//   gpu::room<kernel>(threads)                     what the device has for a kernel: see `Room`
 //   gpu::copy_to_host(dst, src, bytes, stream)      waits for the stream
 // Device-wide; called twice as in CUB (temp == nullptr: only sets bytes); n is 64-bit; outputs distinct from inputs:
 //   gpu::exclusive_sum, gpu::inclusive_sum(temp, bytes, in, out, n, stream)  summed in the type of out
@@ -190,23 +190,28 @@ struct Room {
   std::size_t shared_block, shared_all;
 };
 
-template <class... P>
-Room room([[maybe_unused]] void (*kernel)(P...), [[maybe_unused]] int threads) {
+template <auto kernel>
+Room room([[maybe_unused]] int threads) {
 #ifdef __CUDACC__
-  Room found{};
-  int device = 0, block = 0, all = 0, reserved = 0;
+  int device = 0;
   check(cudaGetDevice(&device), "cudaGetDevice");
+  thread_local Room found{};  // of `known`: asking takes longer than a launch
+  thread_local int known = -1;
+  if (device == known) return found;
+  int block = 0, all = 0, reserved = 0;
   check(cudaDeviceGetAttribute(&found.multiprocessors, cudaDevAttrMultiProcessorCount, device), "multiprocessors");
   check(cudaDeviceGetAttribute(&block, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "shared memory");
   check(cudaDeviceGetAttribute(&all, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device), "shared memory");
   check(cudaDeviceGetAttribute(&reserved, cudaDevAttrReservedSharedMemoryPerBlock, device), "shared memory");
   check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&found.blocks, kernel, threads, 0), "occupancy");
   cudaFuncAttributes made{};
-  check(cudaFuncGetAttributes(&made, kernel), "cudaFuncGetAttributes");
+  check(cudaFuncGetAttributes(&made, reinterpret_cast<const void*>(kernel)), "cudaFuncGetAttributes");
   found.blocks = std::max(found.blocks, 1);
   found.shared_block = static_cast<std::size_t>(block) - made.sharedSizeBytes;
-  found.shared_all = static_cast<std::size_t>(all) -
-                     static_cast<std::size_t>(found.blocks) * (static_cast<std::size_t>(reserved) + made.sharedSizeBytes);
+  found.shared_all =
+      static_cast<std::size_t>(all) -
+      static_cast<std::size_t>(found.blocks) * (static_cast<std::size_t>(reserved) + made.sharedSizeBytes);
+  known = device;
   return found;
 #else
   return {2, 2, simt::config().shared_limit - 9 * 1024, 2 * simt::config().shared_limit};  // 9 KB of static arrays

@@ -122,7 +122,7 @@ struct TilePlan {
 template <class B, class Pass>
 TilePlan plan_tiles(const Pass& pass, int64_t edges, int64_t most_blocks) {
   using S = typename B::Scalar;
-  const gpu::Room room = gpu::room(tile_pass<B, Pass>, B::threads);
+  const gpu::Room room = gpu::room<tile_pass<B, Pass>>(B::threads);
   const auto measure = [&](int blocks) {
     const std::size_t bytes = std::min(room.shared_block, room.shared_all / static_cast<std::size_t>(blocks));
     TileMeasure<B> found{static_cast<int64_t>(bytes / sizeof(S))};
@@ -149,26 +149,6 @@ void launch_tiles(const Pass& pass, const TileSegments& segments, const TilePlan
   gpu::launch(tile_pass<B, Pass>, plan.blocks, B::threads,
               static_cast<std::size_t>(plan.shared_block) * sizeof(typename B::Scalar), stream, pass, segments, scratch,
               plan.scratch_block, plan.shared_block, sums_block);
-}
-
-// A weight (k, n), element (r, c) at from[r * row_stride + c * column_stride], c < columns, as the Block wants it:
-// packed_size(k, n) numbers, n a multiple of 16.
-inline int64_t packed_size(int k, int n) { return static_cast<int64_t>(padded_rows(k)) * n; }
-
-template <class B, class S>
-SYMKERN_KERNEL SYMKERN_BOUNDS(256)
-    pack_weight_kernel(const S* from, int64_t row_stride, int64_t column_stride, int k, int n, int columns, S* to) {
-  const int64_t size = static_cast<int64_t>(padded_rows(k)) * n;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x; i < size; i += int64_t{256} * gridDim.x) {
-    B::pack(i, from, row_stride, column_stride, k, n, columns, to);
-  }
-}
-
-template <class B, class S>
-void pack_weight(const S* from, int64_t row_stride, int64_t column_stride, int k, int n, int columns, S* to,
-                 gpu::Stream stream) {
-  gpu::launch(pack_weight_kernel<B, S>, gpu::grid_for(packed_size(k, n), 256), 256, 0, stream, from, row_stride,
-              column_stride, k, n, columns, to);
 }
 
 }  // namespace symkern

@@ -15,13 +15,13 @@ struct CfconvWeights {
 
 namespace cfconv_cuda {
 
-template <class B, class S, class Memory>
+template <class S, class Memory>
 void pack(TileCall<S, Memory>& call, const CfconvWeights<S>& weights, bool gradient, CfconvInput<S>& in) {
   const int64_t w = in.filter.width, k = in.filter.basis;
-  in.first = call.template packed<B>(weights.first, w, k), in.second = call.template packed<B>(weights.second, w, w);
+  in.first = call.packed(weights.first, w, k), in.second = call.packed(weights.second, w, w);
   if (!gradient) return;
-  in.first_t = call.template transposed<B>(weights.first, w, k);
-  in.second_t = call.template transposed<B>(weights.second, w, w);
+  in.first_t = call.transposed(weights.first, w, k);
+  in.second_t = call.transposed(weights.second, w, w);
 }
 
 template <class S, class Memory>
@@ -30,7 +30,7 @@ void run(CfconvForward<S> pass, const CfconvWeights<S>& weights, const TileGraph
   with_block<S, 64>(tf32, [&](auto block) {
     using B = typename decltype(block)::type;
     TileCall<S, Memory> call(memory, stream);
-    pack<B>(call, weights, false, pass.in);
+    pack(call, weights, false, pass.in);
     call.clear(pass.out, graph.atoms * pass.in.filter.width);
     call.template run<B>(pass, graph);
   });
@@ -43,7 +43,7 @@ void run(CfconvBackward<S> pass, const CfconvWeights<S>& weights, const TileGrap
     using B = typename decltype(block)::type;
     TileCall<S, Memory> call(memory, stream);
     const int64_t w = pass.in.filter.width;
-    pack<B>(call, weights, true, pass.in);
+    pack(call, weights, true, pass.in);
     call.clear(pass.h, graph.atoms * w);
     call.clear(pass.d, graph.edges);
     CfconvBackward<S> first = pass;
@@ -64,7 +64,7 @@ void run(CfconvDoubleBackward<S> pass, const CfconvWeights<S>& weights, const Ti
     using B = typename decltype(block)::type;
     TileCall<S, Memory> call(memory, stream);
     const int64_t w = pass.in.filter.width;
-    pack<B>(call, weights, true, pass.in);
+    pack(call, weights, true, pass.in);
     call.clear(pass.out, graph.atoms * w);
     call.clear(pass.h, graph.atoms * w);
     call.clear(pass.d, graph.edges);

@@ -17,15 +17,15 @@ struct EgnnWeights {
 
 namespace egnn_cuda {
 
-template <class B, class S, class Memory>
+template <class S, class Memory>
 void pack(TileCall<S, Memory>& call, const EgnnWeights<S>& w, bool gradient, EgnnInput<S>& in) {
   const int64_t h = in.width, k = in.attributes;
-  in.first = call.template packed<B>(w.first, h, k), in.second = call.template packed<B>(w.second, h, h);
-  in.head = call.template packed<B>(w.head, h, h);
+  in.first = call.packed(w.first, h, k), in.second = call.packed(w.second, h, h);
+  in.head = call.packed(w.head, h, h);
   if (!in.wide()) in.first_rows = call.rows(w.first, h, k);
   if (!gradient) return;
-  in.second_t = call.template transposed<B>(w.second, h, h), in.head_t = call.template transposed<B>(w.head, h, h);
-  if (in.wide()) in.first_t = call.template transposed<B>(w.first, h, k);
+  in.second_t = call.transposed(w.second, h, h), in.head_t = call.transposed(w.head, h, h);
+  if (in.wide()) in.first_t = call.transposed(w.first, h, k);
 }
 
 template <class S, class Memory>
@@ -34,7 +34,7 @@ void run(EgnnForward<S> pass, const EgnnWeights<S>& weights, const TileGraph& gr
   with_block<S, 64>(tf32, [&](auto block) {
     using B = typename decltype(block)::type;
     TileCall<S, Memory> call(memory, stream);
-    pack<B>(call, weights, false, pass.in);
+    pack(call, weights, false, pass.in);
     call.clear(pass.total, graph.atoms * pass.in.width);
     call.clear(pass.head, graph.edges);
     call.template run<B>(pass, graph);
@@ -48,7 +48,7 @@ void run_gradient(Pass pass, S* Pass::*total, S* Pass::*head, const EgnnWeights<
   with_block<S, 32>(tf32, [&](auto block) {
     using B = typename decltype(block)::type;
     TileCall<S, Memory> call(memory, stream);
-    pack<B>(call, weights, true, pass.in);
+    pack(call, weights, true, pass.in);
     EgnnGradients<S>& out = pass.out;
     const int64_t h = pass.in.width, k = pass.in.attributes;
     call.clear(out.received, graph.atoms * h);

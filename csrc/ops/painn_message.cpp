@@ -118,9 +118,9 @@ void run_double_backward(const Launch& launch, const Painn& args, const Directio
   run(launch, args,
       PainnDoubleBackward<S>{args.input<S>(), along.phi.const_data_ptr<S>(), along.mu.const_data_ptr<S>(),
                              along.d.const_data_ptr<S>(), along.directions.const_data_ptr<S>(),
-                             grad.q.const_data_ptr<S>(), grad.mu.const_data_ptr<S>(), out_q.data<S>(),
-                             out_mu.data<S>(), to.phi.data<S>(), to.mu.data<S>(), to.d.data<S>(),
-                             to.directions.data<S>(), sums_of<S>(to)});
+                             grad.q.const_data_ptr<S>(), grad.mu.const_data_ptr<S>(), out_q.data<S>(), out_mu.data<S>(),
+                             to.phi.data<S>(), to.mu.data<S>(), to.d.data<S>(), to.directions.data<S>(),
+                             sums_of<S>(to)});
 }
 
 #else

@@ -8,21 +8,20 @@
 namespace symkern::painn_cuda {
 
 // weight: (3 F, K)
-template <class B, class S, class Memory>
+template <class S, class Memory>
 void pack(TileCall<S, Memory>& call, const S* weight, bool gradient, PainnInput<S>& in) {
   const int64_t w = 3 * int64_t{in.filter.width}, k = in.filter.basis;
-  in.weight = call.template packed<B>(weight, w, k);
-  if (gradient) in.weight_t = call.template transposed<B>(weight, w, k);
+  in.weight = call.packed(weight, w, k);
+  if (gradient) in.weight_t = call.transposed(weight, w, k);
 }
 
 template <class S, class Memory>
-void run(PainnForward<S> pass, const S* weight, const TileGraph& graph, bool tf32, Memory& memory,
-         gpu::Stream stream) {
+void run(PainnForward<S> pass, const S* weight, const TileGraph& graph, bool tf32, Memory& memory, gpu::Stream stream) {
   with_block<S, 64>(tf32, [&](auto block) {
     using B = typename decltype(block)::type;
     TileCall<S, Memory> call(memory, stream);
     const int64_t w = pass.in.filter.width;
-    pack<B>(call, weight, false, pass.in);
+    pack(call, weight, false, pass.in);
     call.clear(pass.dq, graph.atoms * w);
     call.clear(pass.dmu, graph.atoms * 3 * w);
     call.template run<B>(pass, graph);
@@ -36,7 +35,7 @@ void run(PainnBackward<S> pass, const S* weight, const TileGraph& graph, bool tf
     using B = typename decltype(block)::type;
     TileCall<S, Memory> call(memory, stream);
     const int64_t w = pass.in.filter.width;
-    pack<B>(call, weight, true, pass.in);
+    pack(call, weight, true, pass.in);
     for (S* p : {pass.phi, pass.mu}) call.clear(p, graph.atoms * 3 * w);
     call.clear(pass.d, graph.edges);
     call.clear(pass.directions, graph.edges * 3);
@@ -59,7 +58,7 @@ void run(PainnDoubleBackward<S> pass, const S* weight, const TileGraph& graph, b
     using B = typename decltype(block)::type;
     TileCall<S, Memory> call(memory, stream);
     const int64_t w = pass.in.filter.width;
-    pack<B>(call, weight, true, pass.in);
+    pack(call, weight, true, pass.in);
     call.clear(pass.out_q, graph.atoms * w);
     for (S* p : {pass.out_mu, pass.phi, pass.mu}) call.clear(p, graph.atoms * 3 * w);
     call.clear(pass.d, graph.edges);

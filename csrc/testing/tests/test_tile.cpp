@@ -1,5 +1,5 @@
 // The device Block of core/tile.h: each of its functions against plain loops in double.
-#include "core/tile_launch.cuh"
+#include "core/tile_call.cuh"
 
 #include <cmath>
 #include <random>
@@ -96,7 +96,10 @@ std::vector<typename B::Scalar> run(What what, const Sizes& size, const std::vec
   segments[0] = 0;
   const Buffer<int64_t> at(index), ptr(segments);
   Buffer<S> packed(packed_size(size.inner, size.width));
-  pack_weight<B>(given.data(), size.width, 1, size.inner, size.width, size.width, packed.data(), nullptr);
+  TilePrepare<S> prepare{};
+  prepare.packs[prepare.pack_count++] = {given.data(), size.width, 1, size.inner, size.width, size.width, false,
+                                         packed.data()};
+  gpu::launch(prepare_tiles<B, S>, 2, 256, 0, nullptr, prepare);
   const OneCall<S> pass{what, size.width, size.inner, left.data(), right.data(),
                         {packed.data(), size.inner, size.width}, at.data(), zero.data()};
   const TilePlan plan = plan_tiles<B>(pass, size.rows, 1);
