@@ -184,6 +184,22 @@ def test_half_precision_is_rounded_once(dtype: torch.dtype) -> None:
         assert torch.equal(got, want.to(dtype))
 
 
+def test_many_channels() -> None:
+    """More channels and functions than a panel of a product has. Not a sample of the Case: torch's own products, which
+    second derivatives along weights go through, give other bits for another number of threads at this size."""
+    pos, nb = molecules(2, 12, torch.float64)
+    inputs = {**rows(nb, 80), **edges(pos, nb), **weights(80, 50)}
+    found = []
+    for function in (painn_message, reference):
+        points = [x.detach().clone().requires_grad_() for x in inputs.values()]
+        out = function(**dict(zip(inputs, points, strict=True)), nb=nb, cutoff=CUTOFF)
+        grads = torch.autograd.grad(sum(t.square().sum() for t in out), points, create_graph=True)
+        value = sum(g.square().sum() for g in grads[:4])
+        found.append([*out, *grads, *torch.autograd.grad(value, points)])
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12 * float(theirs.detach().abs().max()))
+
+
 def test_one_output_alone() -> None:
     """Gradients where only one of the two outputs is used, of the first order and the second."""
     pos, nb = molecules(2, 7, torch.float64)

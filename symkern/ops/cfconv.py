@@ -36,11 +36,12 @@ def cfconv(
 
         W(d) = W_2 ssp(W_1 b(d) + b_1) + b_2,   ssp(x) = log(1 + e^x) - log 2,   u(d) = (1 + cos(pi d / cutoff)) / 2
 
-    u is 0 from the cutoff on. Where `nb` has the reverse of an edge, and the two distances are the same number, their
-    filter is computed once. No row of F numbers per edge is kept, forward, backward or in the second derivative; only
-    second derivatives in directions of the parameters and third derivatives go through torch operations that do. Sums
-    run in a fixed order: results do not depend on the number of threads. fp16 and bf16 are computed in fp32 and rounded
-    once. On CUDA, products are TF32 only where torch may use it or inputs are half precision.
+    u is 0 from the cutoff on. Where `nb` has the reverse of an edge, and the two distances are the same number,
+    their filter is computed once. No row of F numbers per edge is kept, forward, backward or in the second
+    derivative; only second derivatives in directions of the parameters and third derivatives go through torch
+    operations that do. Sums run in a fixed order: results do not depend on the number of threads (those torch
+    operations may). fp16 and bf16 are computed in fp32 and rounded once. On CUDA, products are TF32 only where
+    torch may use it or inputs are half precision.
 
     Source: Schütt et al. (SchNet), J. Chem. Phys. 148, 241722 (2018), eq. 5-7; Behler's cutoff, J. Chem. Phys. 134,
     074106 (2011).

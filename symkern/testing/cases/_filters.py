@@ -156,6 +156,4 @@ def wrong_sender(nb: Neighbors) -> Neighbors:
     """An edge from an atom that does not exist."""
     index = nb.edge_index.clone()
     index[0, 1] = nb.num_nodes
-    changed = Neighbors(index, nb.row_ptr, nb.ptr, nb.cell_shifts, None, nb.cutoff, nb.full)
-    changed.__dict__["reverse"] = nb.reverse
-    return changed
+    return Neighbors(index, nb.row_ptr, nb.ptr, nb.cell_shifts, None, nb.cutoff, nb.full)

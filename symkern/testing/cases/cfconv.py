@@ -115,7 +115,7 @@ CASE = Case(
         "uneven": _sample(filters.boxes(7, 9), uneven=True),
         "images": _sample(filters.images(2)),
         "learned one": _sample(filters.line(2), features=2, num_basis=2, learn=True),
-        "wide": _sample(filters.boxes(30, 12), features=80, num_basis=50),
+        "wide": _sample(filters.boxes(6, 4), features=80, num_basis=50),
     },
     differentiable=(
         "h",
@@ -150,7 +150,7 @@ CASE = Case(
         _bad("second weight", r"second_weight must have shape \(20, 20\)", second_weight=lambda w: w[1:]),
         _bad("second bias", r"second_bias must have shape \(20,\)", second_bias=lambda b: b[1:]),
         _bad("cutoff", "cutoff must be positive and finite, got 0", cutoff=lambda rc: 0.0),
-        _bad("wrong index", "edge_index holds an index out of range", nb=filters.wrong_sender),
+        _bad("wrong index", "edge_index must lie in 0 .. 6, got sender 7", nb=filters.wrong_sender),
     ),
     sizes={
         "128 x 18, F = 64": Size(_sample(filters.molecules(128, 18), 64, 50), _bytes, _flops),
