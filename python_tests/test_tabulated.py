@@ -191,3 +191,18 @@ def test_dynamics_keep_their_energy() -> None:
         assert abs(change) > 0  # something happened
         drift[name] = max(energies) - min(energies)
     assert drift["table"] < 2 * drift["network"] + 1e-6, drift
+
+
+@pytest.mark.parametrize("change", ["row_ptr", "receiver"])
+def test_inconsistent_graphs_are_refused(change: str) -> None:
+    pos = torch.rand(6, 3)
+    nb = sk.neighbor_list(pos, 2.0)
+    conv = sk.nn.CFConv(8, 8, 10, 2.0).tabulate()
+    row_ptr, index = nb.row_ptr.clone(), nb.edge_index.clone()
+    if change == "row_ptr":
+        row_ptr[0] = 1
+    else:
+        index[1, 0] = 5
+    broken = sk.Neighbors(index, row_ptr, nb.ptr)
+    with pytest.raises(ValueError, match=r"row_ptr|edge_index"):
+        conv(torch.ones(6, 8), sk.safe_norm(sk.edge_vectors(pos, nb)), broken)

@@ -56,7 +56,7 @@ def differentiable(
 
     def recorded(keyset: Any, *inputs: Any) -> Any:
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs):
-            return Node.apply(*inputs, keyset)
+            return Node.apply(*inputs, keyset)  # type: ignore[no-untyped-call]
         return below(keyset, *inputs)
 
     _LIBRARY.impl(op, recorded, "Autograd", with_keyset=True)

@@ -100,15 +100,16 @@ class Ladder:
         return setup
 
     def _backward(self, ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        needs = _wanted(ctx)[: self.floats]
+        saved = ctx.saved_tensors  # once: checkpointing makes them anew at every look
+        needs = _wanted(ctx, saved)[: self.floats]
         found: Sequence[Tensor | None] = [None] * self.floats
         if any(needs) and any(g is not None for g in grads):
-            found = self.op("_backward")(*_plain(grads), *ctx.saved_tensors, *ctx.settings, _mask(needs))
+            found = self.op("_backward")(*_plain(grads), *saved, *ctx.settings, _mask(needs))
         return (*_kept(found, needs), *[None] * (self.indices + len(ctx.settings)))
 
     def _double_backward(self, ctx: Any, *directions: Tensor | None) -> tuple[Tensor | None, ...]:
         before, saved, settings = self.outputs, ctx.saved_tensors, ctx.settings[:-1]
-        needs = _wanted(ctx)[: before + self.floats]
+        needs = _wanted(ctx, saved)[: before + self.floats]
         none = [None] * (self.indices + len(ctx.settings))
         along = [d if ctx.settings[-1] >> k & 1 else None for k, d in enumerate(directions)]
         if not any(needs) or all(d is None for d in along):
@@ -186,7 +187,7 @@ def _kept(found: Sequence[Tensor | None], needs: Sequence[bool]) -> list[Tensor 
     return [x if need else None for x, need in zip(found, needs, strict=True)]
 
 
-def _wanted(ctx: Any) -> tuple[bool, ...]:
+def _wanted(ctx: Any, saved: Sequence[Tensor | None]) -> tuple[bool, ...]:
     """Which inputs' gradients this backward pass will use.
 
     ``needs_input_grad`` says which inputs have a gradient; the engine knows besides which of them the pass at hand is
@@ -195,7 +196,7 @@ def _wanted(ctx: Any) -> tuple[bool, ...]:
     needs: tuple[bool, ...] = tuple(ctx.needs_input_grad)
     ask = getattr(torch._C, "_will_engine_execute_node", None)
     nodes = [node for node, _ in getattr(ctx, "next_functions", ())]
-    tensors = [k for k, x in enumerate(ctx.saved_tensors) if x is not None]  # one node each
+    tensors = [k for k, x in enumerate(saved) if x is not None]  # one node each
     if ask is None or len(nodes) != len(tensors) or torch.compiler.is_compiling():
         return needs
 

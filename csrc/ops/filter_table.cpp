@@ -149,11 +149,14 @@ Tensor filter_table_sum(const Tensor& x, const Tensor& d, const OptionalTensor& 
     GraphGuard guard;
     const Guard look = guard.guard();
     const auto kernel = kernels<S>().sum;
+    const int64_t* own = to_senders ? ends : ends + edges;
     launch.for_each(atoms, 16, [&](int64_t n) {
-      bool good = look.range(io.ptr[n], io.ptr[n + 1], edges, to_senders ? "sender_ptr" : "row_ptr");
+      const char* name = to_senders ? "sender_ptr" : "row_ptr";
+      bool good = look.range(io.ptr[n], io.ptr[n + 1], edges, name) && (n > 0 || io.ptr[0] == 0 || look.fail(name));
       for (int64_t k = io.ptr[n]; good && k < io.ptr[n + 1]; ++k) {
         const int64_t e = io.order != nullptr ? io.order[k] : k;
-        good = look.index(e, edges, "sender_order") && look.index(io.other[e], atoms, "edge_index");
+        good = look.index(e, edges, "sender_order") && look.index(io.other[e], atoms, "edge_index") &&
+               (own[e] == n || look.fail("edge_index"));
       }
       if (good) kernel(io, n);
     });

@@ -9,12 +9,14 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from symkern.ops._fused import shifted_softplus
+
 
 class ShiftedSoftplus(nn.Module):
     """ln(e^x / 2 + 1 / 2): a softplus that is 0 at 0 (Schütt et al., J. Chem. Phys. 148, 241722 (2018))."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.softplus(x) - math.log(2)
+        return shifted_softplus(x)
 
 
 def mlp(sizes: Sequence[int], activation: Callable[[], nn.Module]) -> nn.Sequential:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,6 +33,8 @@ def check_arguments(nb: Any, named: Mapping[str, Tensor | None], optional: tuple
     for name, value in named.items():
         if value is not None and value.dtype != like.dtype:
             raise ValueError(f"{name} must be {str(like.dtype)[6:]}, as {first} is, got {str(value.dtype)[6:]}")
+        if value is not None and value.device != like.device:
+            raise ValueError(f"{name} must be on {like.device}, as {first} is, got {value.device}")
 
 
 def padded(x: Tensor | None, *axes: int) -> Tensor | None:
@@ -69,6 +72,11 @@ def real_edges(edge_index: Tensor, row_ptr: Tensor) -> tuple[Tensor, Tensor]:
 def is_real(edge_index: Tensor, row_ptr: Tensor) -> Tensor:
     """(E, 1) bool: false for padding. Unlike the length of `real_edges`, it can be traced."""
     return (torch.arange(edge_index.shape[1], device=row_ptr.device) < row_ptr[-1]).unsqueeze(1)
+
+
+def shifted_softplus(x: Tensor) -> Tensor:
+    """ln(e^x / 2 + 1 / 2), also where torch's default would take it for x - ln 2, 2e-9 away."""
+    return functional.softplus(x, threshold=40) - math.log(2)
 
 
 def sum_to(rows: Tensor, index: Tensor, count: int) -> Tensor:

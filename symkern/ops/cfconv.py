@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from symkern._check import check_reverse_mode
 from symkern._ladder import Ladder
 from symkern.neighbors import Neighbors
 from symkern.ops import radial_basis as radial
-from symkern.ops._fused import by_sender, check_arguments, is_real, padded, precision, sum_to, work
+from symkern.ops._fused import by_sender, check_arguments, is_real, padded, precision, shifted_softplus, sum_to, work
 
 
 def cfconv(
@@ -98,9 +97,7 @@ def cfconv(
         padded(work(second_weight), -2, -1),
         padded(work(second_bias), -1),
     )
-    out: Tensor = LADDER(
-        *floats, nb.edge_index, nb.row_ptr, reverse_of(nb), *by_sender(nb, h), *settings, precision(h)
-    )
+    out: Tensor = LADDER(*floats, nb.edge_index, nb.row_ptr, reverse_of(nb), *by_sender(nb, h), *settings, precision(h))
     return (out[:, :f] if out.shape[1] != f else out).to(h.dtype)
 
 
@@ -171,7 +168,7 @@ def _formula(
     (senders, receivers), real = edge_index, is_real(edge_index, row_ptr)
     d = torch.where(real[:, 0], d, 0)
     basis = radial._formula(d, p, q, cutoff, kind, radial._ENVELOPES.index("none"), 1)
-    inner = functional.softplus(functional.linear(basis, first_weight, first_bias)) - math.log(2)
+    inner = shifted_softplus(functional.linear(basis, first_weight, first_bias))
     filters = functional.linear(inner, second_weight, second_bias) * radial._envelope(d.unsqueeze(1), cutoff, 0, 1)
     return (sum_to(torch.where(real, h[senders] * filters, 0), receivers, len(h)),)
 

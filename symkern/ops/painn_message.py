@@ -97,9 +97,7 @@ def painn_message(
         padded(work(filter_weight), -2),
         padded(work(filter_bias), -1),
     )
-    dq, dmu = LADDER(
-        *floats, nb.edge_index, nb.row_ptr, reverse_of(nb), *by_sender(nb, phi), *settings, precision(phi)
-    )
+    dq, dmu = LADDER(*floats, nb.edge_index, nb.row_ptr, reverse_of(nb), *by_sender(nb, phi), *settings, precision(phi))
     if f % LANES:
         dq, dmu = dq[..., :f], dmu[..., :f]
     return dq.to(phi.dtype), dmu.to(phi.dtype)
