@@ -110,6 +110,7 @@ class Layer:
         forms: symkern's first, all with the same weights.
         flops: of the forward pass' products, as few as possible.
         matmul: rows, width and number of these products, where they can be a contestant of their own.
+        whole: a model, whose training asks for the gradients of its weights alone; layers pass theirs on.
     """
 
     name: str
@@ -119,6 +120,7 @@ class Layer:
     forms: Sequence[Form]
     flops: float
     matmul: tuple[int, int, int] | None = None
+    whole: bool = False
 
     @property
     def system(self) -> str:
@@ -161,7 +163,7 @@ def runner(layer: Layer, form: Form, passed: str) -> Callable[[], tuple[Tensor, 
         energy = sum(((y * c).sum() for y, c in zip(function(*layer.inputs), along, strict=True)), torch.zeros(()))
         slopes = torch.autograd.grad(energy, layer.inputs, create_graph=True)
         loss = sum((slope.square().sum() for slope in slopes), energy.square())
-        return torch.autograd.grad(loss, wanted)
+        return torch.autograd.grad(loss, form.weights if layer.whole else wanted)
 
     return {FORWARD: forward, GRADIENT: gradient, STEP: step}[passed]
 

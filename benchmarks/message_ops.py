@@ -179,7 +179,7 @@ def schnet(graph: Graph) -> Layer:
     ]
     width = theirs.hidden_channels
     flops = theirs.num_interactions * nb.num_edges * (FILTER_BASIS * width + width**2)
-    return Layer("SchNet", graph, width, (graph.positions.clone().requires_grad_(),), forms, flops)
+    return Layer("SchNet", graph, width, (graph.positions.clone().requires_grad_(),), forms, flops, whole=True)
 
 
 def _named(ours: Any, theirs: Any) -> tuple[list[Tensor], list[Tensor]]:

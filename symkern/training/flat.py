@@ -54,6 +54,10 @@ class FlatParameters:
             if parameter.grad is not grad:
                 parameter.grad = grad
 
+    def backward(self, loss: Tensor) -> None:
+        """Add the loss's gradient. Only the weights': positions, which forces need one of, would have another."""
+        loss.backward(inputs=self._parameters)
+
     def norm(self) -> Tensor:
         """2-norm of the gradient, a tensor without dimensions."""
         norm: Tensor = torch.linalg.vector_norm(self.grad)

@@ -54,7 +54,7 @@ class Updater:
         loss, packed = objective(batch, stop=stop)
         clock.lap("forward")
         if batch is not None:
-            (loss if self._scaler is None else self._scaler.scale(loss)).backward()
+            self.flat.backward(loss if self._scaler is None else self._scaler.scale(loss))
         self._group.sum_(self.flat.grad)
         if self._scaler is not None:
             self._scaler.unscale_(self._optimizer)
