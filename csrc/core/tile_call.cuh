@@ -20,19 +20,19 @@ struct TileGraph {
   TileSegments senders() const { return {sender_ptr, atoms, edges}; }
 };
 
-// f(B{}...) with the Block for that number type: `rows` of float, products as the caller allows.
+// f(TileBlock<B>) with the Block B for a number type: products as the caller allows, `rows` and `fit` as in GpuBlock.
 template <class B>
 struct TileBlock {
   using type = B;
 };
-template <class S, int rows, class F>
+template <class S, int rows, int fit, class F>
 void with_block(bool tf32, const F& f) {
   if constexpr (sizeof(S) == 8) {
-    f(TileBlock<GpuBlock<S, TileMath::fma, rows>>{});
+    f(TileBlock<GpuBlock<S, TileMath::fma, rows, fit>>{});
   } else if (tf32) {
-    f(TileBlock<GpuBlock<S, TileMath::tf32, rows>>{});
+    f(TileBlock<GpuBlock<S, TileMath::tf32, rows, fit>>{});
   } else {
-    f(TileBlock<GpuBlock<S, TileMath::tf32x3, rows>>{});
+    f(TileBlock<GpuBlock<S, TileMath::tf32x3, rows, fit>>{});
   }
 }
 

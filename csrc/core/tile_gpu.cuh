@@ -56,15 +56,16 @@ SYMKERN_HD int64_t packed_at(int k, int n, int kk, int width) {
   return (static_cast<int64_t>(n / 16) * (kk / 16) + k / 16) * 256 + half * 128 + (g * 4 + x / 4) * 4 + x % 4;
 }
 
-// rows_: 64, or 32 for passes with so many tiles that fewer rows are better than tiles in global memory.
-template <class S, TileMath math_, int rows_ = 64, TileBug bug = TileBug::none>
+// rows_: 64, or 32 for passes with so many tiles that fewer rows are better than tiles in global memory. fit: how many
+// blocks share the registers of a multiprocessor; two where a pass does with 128 per thread.
+template <class S, TileMath math_, int rows_ = 64, int fit = 2, TileBug bug = TileBug::none>
 struct GpuBlock {
   using Scalar = S;
   using Lanes = QuadLanes<S>;
   using V = Quad<S>;
   static constexpr TileMath math = math_;
   static constexpr int rows = rows_, threads = kTileThreads, warps = threads / 32;
-  static constexpr int resident = rows == 64 && sizeof(S) == 4 ? 2 : 1;  // blocks per multiprocessor: registers
+  static constexpr int resident = sizeof(S) == 4 ? fit : 1;
   static constexpr int row_lanes = threads / rows;  // lanes per row of sums over columns
   static constexpr int strip = 128;  // columns that add_columns sums at a time
   static constexpr int row_tiles = rows / 32;       // 16-row fragments of a warp's part of a product

@@ -27,7 +27,7 @@ void pack(TileCall<S, Memory>& call, const CfconvWeights<S>& weights, bool gradi
 template <class S, class Memory>
 void run(CfconvForward<S> pass, const CfconvWeights<S>& weights, const TileGraph& graph, bool tf32, Memory& memory,
          gpu::Stream stream) {
-  with_block<S, 64>(tf32, [&](auto block) {
+  with_block<S, 64, 2>(tf32, [&](auto block) {
     using B = typename decltype(block)::type;
     TileCall<S, Memory> call(memory, stream);
     pack(call, weights, false, pass.in);
@@ -39,7 +39,7 @@ void run(CfconvForward<S> pass, const CfconvWeights<S>& weights, const TileGraph
 template <class S, class Memory>
 void run(CfconvBackward<S> pass, const CfconvWeights<S>& weights, const TileGraph& graph, bool tf32, Memory& memory,
          gpu::Stream stream) {
-  with_block<S, 32>(tf32, [&](auto block) {
+  with_block<S, 32, 1>(tf32, [&](auto block) {
     using B = typename decltype(block)::type;
     TileCall<S, Memory> call(memory, stream);
     const int64_t w = pass.in.filter.width;
@@ -60,7 +60,7 @@ void run(CfconvBackward<S> pass, const CfconvWeights<S>& weights, const TileGrap
 template <class S, class Memory>
 void run(CfconvDoubleBackward<S> pass, const CfconvWeights<S>& weights, const TileGraph& graph, bool tf32,
          Memory& memory, gpu::Stream stream) {
-  with_block<S, 32>(tf32, [&](auto block) {
+  with_block<S, 32, 1>(tf32, [&](auto block) {
     using B = typename decltype(block)::type;
     TileCall<S, Memory> call(memory, stream);
     const int64_t w = pass.in.filter.width;

@@ -31,7 +31,7 @@ void pack(TileCall<S, Memory>& call, const EgnnWeights<S>& w, bool gradient, Egn
 template <class S, class Memory>
 void run(EgnnForward<S> pass, const EgnnWeights<S>& weights, const TileGraph& graph, bool tf32, Memory& memory,
          gpu::Stream stream) {
-  with_block<S, 64>(tf32, [&](auto block) {
+  with_block<S, 64, 2>(tf32, [&](auto block) {
     using B = typename decltype(block)::type;
     TileCall<S, Memory> call(memory, stream);
     pack(call, weights, false, pass.in);
@@ -42,10 +42,10 @@ void run(EgnnForward<S> pass, const EgnnWeights<S>& weights, const TileGraph& gr
 }
 
 // total, head: members of the pass that are results as well, or null.
-template <class S, class Memory, class Pass>
+template <int fit, class S, class Memory, class Pass>
 void run_gradient(Pass pass, S* Pass::*total, S* Pass::*head, const EgnnWeights<S>& weights, const TileGraph& graph,
                   bool tf32, Memory& memory, gpu::Stream stream) {
-  with_block<S, 32>(tf32, [&](auto block) {
+  with_block<S, 32, fit>(tf32, [&](auto block) {
     using B = typename decltype(block)::type;
     TileCall<S, Memory> call(memory, stream);
     pack(call, weights, true, pass.in);
@@ -82,13 +82,13 @@ void run_gradient(Pass pass, S* Pass::*total, S* Pass::*head, const EgnnWeights<
 template <class S, class Memory>
 void run(const EgnnBackward<S>& pass, const EgnnWeights<S>& weights, const TileGraph& graph, bool tf32, Memory& memory,
          gpu::Stream stream) {
-  run_gradient<S, Memory, EgnnBackward<S>>(pass, nullptr, nullptr, weights, graph, tf32, memory, stream);
+  run_gradient<2, S, Memory, EgnnBackward<S>>(pass, nullptr, nullptr, weights, graph, tf32, memory, stream);
 }
 
 template <class S, class Memory>
 void run(const EgnnDoubleBackward<S>& pass, const EgnnWeights<S>& weights, const TileGraph& graph, bool tf32,
          Memory& memory, gpu::Stream stream) {
-  run_gradient(pass, &EgnnDoubleBackward<S>::total, &EgnnDoubleBackward<S>::head, weights, graph, tf32, memory, stream);
+  run_gradient<1>(pass, &EgnnDoubleBackward<S>::total, &EgnnDoubleBackward<S>::head, weights, graph, tf32, memory, stream);
 }
 
 }  // namespace egnn_cuda

@@ -17,7 +17,7 @@ void pack(TileCall<S, Memory>& call, const S* weight, bool gradient, PainnInput<
 
 template <class S, class Memory>
 void run(PainnForward<S> pass, const S* weight, const TileGraph& graph, bool tf32, Memory& memory, gpu::Stream stream) {
-  with_block<S, 64>(tf32, [&](auto block) {
+  with_block<S, 64, 2>(tf32, [&](auto block) {
     using B = typename decltype(block)::type;
     TileCall<S, Memory> call(memory, stream);
     const int64_t w = pass.in.filter.width;
@@ -31,7 +31,7 @@ void run(PainnForward<S> pass, const S* weight, const TileGraph& graph, bool tf3
 template <class S, class Memory>
 void run(PainnBackward<S> pass, const S* weight, const TileGraph& graph, bool tf32, Memory& memory,
          gpu::Stream stream) {
-  with_block<S, 32>(tf32, [&](auto block) {
+  with_block<S, 32, 2>(tf32, [&](auto block) {
     using B = typename decltype(block)::type;
     TileCall<S, Memory> call(memory, stream);
     const int64_t w = pass.in.filter.width;
@@ -54,7 +54,7 @@ void run(PainnBackward<S> pass, const S* weight, const TileGraph& graph, bool tf
 template <class S, class Memory>
 void run(PainnDoubleBackward<S> pass, const S* weight, const TileGraph& graph, bool tf32, Memory& memory,
          gpu::Stream stream) {
-  with_block<S, 32>(tf32, [&](auto block) {
+  with_block<S, 32, 1>(tf32, [&](auto block) {
     using B = typename decltype(block)::type;
     TileCall<S, Memory> call(memory, stream);
     const int64_t w = pass.in.filter.width;

@@ -180,7 +180,7 @@ void test_small_shared() {
 // A missing barrier is found; only the race checker sees each of them.
 template <TileBug bug>
 bool caught(What what, const Sizes& size) {
-  using B = GpuBlock<float, TileMath::tf32x3, 64, bug>;
+  using B = GpuBlock<float, TileMath::tf32x3, 64, 2, bug>;
   return testing::in_child([&] { check<B>(what, size); }).caught;
 }
 
