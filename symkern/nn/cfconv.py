@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import torch
 from torch import Tensor, nn
 
 from symkern._check import same_precision
@@ -71,7 +72,8 @@ class CFConv(nn.Module):
         """
         network = nn.Sequential(self.basis, self.filter)
         dtype = self.input.weight.dtype
-        table, error, largest = tabulate(network, self.cutoff, dtype, tolerance, slope_tolerance)
+        with torch.autocast(self.input.weight.device.type, enabled=False):  # tables are exact
+            table, error, largest = tabulate(network, self.cutoff, dtype, tolerance, slope_tolerance)
         layers = copy.deepcopy(self.input), copy.deepcopy(self.output)
         return TabulatedCFConv(table, self.cutoff, *layers, error, largest)
 

@@ -116,7 +116,7 @@ def _derivatives(network: nn.Module, cutoff: float, d: Tensor, order: int) -> li
     w: Tensor
     dw: Tensor
     ddw: Tensor | None = None
-    with torch.no_grad(), reference_mode(), torch.autocast(d.device.type, enabled=False):
+    with torch.no_grad(), reference_mode():
         if order > 1:
             twice: Any = jvp(slope, (d,), (one,))
             (w, dw), (_, ddw) = twice
