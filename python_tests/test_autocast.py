@@ -37,16 +37,37 @@ def test_segment_sum_of_half_precision(dtype: torch.dtype) -> None:
     assert (grad == 1).all()
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: SchNet(1, 32, 32, 2, 16, 3.0),
-        lambda: EGNN(1, 32, 2, cutoff=3.0, num_basis=8, attention=True),
-        lambda: DimeNetPlusPlus(1, 16, 2, 8, 4, 16, 3, 4, cutoff=3.0, output_initializer="glorot_orthogonal"),
-        lambda: PaiNN(1, 32, 2, 8, 3.0),
-    ],
-    ids=["SchNet", "EGNN", "DimeNet++", "PaiNN"],
-)
+MODELS = {
+    "SchNet": lambda: SchNet(1, 32, 32, 2, 16, 3.0),
+    "EGNN": lambda: EGNN(1, 32, 2, cutoff=3.0, num_basis=8, attention=True),
+    "DimeNet++": lambda: DimeNetPlusPlus(1, 16, 2, 8, 4, 16, 3, 4, cutoff=3.0, output_initializer="glorot_orthogonal"),
+    "PaiNN": lambda: PaiNN(1, 32, 2, 8, 3.0),
+}
+VARIANTS = {
+    "SchNet, mean and offsets": lambda: SchNet(1, 32, 32, 2, 16, 3.0, readout="mean", atom_offsets=True),
+    "SchNet, tabulated": lambda: SchNet(1, 32, 32, 2, 16, 3.0).tabulate(1e-3, 1e-2),
+    "EGNN of structures": lambda: EGNN(1, 32, 2, cutoff=3.0, decoder="structure"),
+    "PaiNN, vectors": lambda: PaiNN(1, 32, 2, 8, 3.0, head="vector"),
+    "PaiNN, polarizabilities": lambda: PaiNN(1, 32, 2, 8, 3.0, head="polarizability"),
+}
+
+
+@pytest.mark.parametrize("make", [*MODELS.values(), *VARIANTS.values()], ids=[*MODELS, *VARIANTS])
+def test_outputs_have_the_dtype_of_positions(make) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        assert make()(Z, POS).dtype == POS.dtype
+
+
+def test_many_atoms_are_added_up_in_fp32() -> None:
+    """The energy of 1,000 equal atoms is that of one, times 1,000, without what bf16 would lose in between."""
+    model, count = SchNet(1, 32, 32, 1, 16, 3.0), 1000
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        one = model(Z[:1], POS[:1])
+        all_ = model(Z[:1].expand(count), 10 * torch.arange(3.0 * count).reshape(-1, 3))
+    torch.testing.assert_close(all_, count * one, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_models_train_on_forces_in_bf16(make) -> None:
     torch.manual_seed(0)
     model = make()
@@ -54,7 +75,7 @@ def test_models_train_on_forces_in_bf16(make) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         low, low_forces = sk.energy_and_forces(model, Z, POS, create_graph=True)
     assert low_forces.dtype == torch.float32
-    torch.testing.assert_close(low.float(), energy, rtol=0.05, atol=0.02)
+    torch.testing.assert_close(low, energy, rtol=0.05, atol=0.02)
     torch.testing.assert_close(low_forces, forces, rtol=0.1, atol=0.1 * float(forces.abs().max()))
     assert not torch.equal(low_forces, forces)  # bf16 did take part
     low_forces.square().sum().backward()

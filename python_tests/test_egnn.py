@@ -188,3 +188,5 @@ def test_wrong_types() -> None:
         inputs(h=[1.0])
     with pytest.raises(TypeError, match="edge_weight"):
         inputs(edge_weight=1.0)
+    with pytest.raises(ValueError, match="x must be float32 or float64"):
+        inputs(h=inputs.h.bfloat16(), x=inputs.x.bfloat16())

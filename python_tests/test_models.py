@@ -254,7 +254,7 @@ def test_bad_input(model: nn.Module, molecules: dict[str, Tensor]) -> None:
     refuse(ValueError, "nb must be a graph of the", nb=sk.neighbor_list(molecules["pos"][:3], 3.0))
     refuse(ValueError, "nb must have the structures of batch", nb=sk.neighbor_list(molecules["pos"], 3.0))
     batched = sk.neighbor_list(molecules["pos"], 3.0, batch=molecules["batch"])
-    refuse(ValueError, "batch must be given", nb=batched, batch=None)
+    refuse(ValueError, "batch must be given, nb.batch: nb holds", nb=batched, batch=None)
     refuse(ValueError, "nb must have the shifts", nb=batched, cell=9 * torch.eye(3, dtype=torch.float64))
     for options, match in (
         ({"cutoff": 2.9}, "complete for the model's cutoff of 3 Å, got a list for 2.9 Å"),

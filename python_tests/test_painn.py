@@ -195,6 +195,10 @@ def test_layers_check_their_input() -> None:
         layer(torch.zeros(4, 9), mu, d, directions, nb)
     with pytest.raises(ValueError, match=r"mu must have shape \(4, 3, 8\)"):
         layer(torch.zeros(4, 8), mu[:, :2], d, directions, nb)
+    with pytest.raises(TypeError, match=r"nb must be symkern.Neighbors.*from_edge_index"):
+        layer(torch.zeros(4, 8), mu, d, directions, nb.edge_index)
+    with pytest.raises(ValueError, match=r"q must be torch.float32, as the parameters are, got torch.float64"):
+        layer(torch.zeros(4, 8).double(), mu, d, directions, nb)
     with pytest.raises(ValueError, match="hidden must be positive"):
         PaiNNMixing(0)
     with pytest.raises(ValueError, match="outputs must be positive"):

@@ -159,6 +159,8 @@ def test_a_state_dict_of_another_model_is_refused(state: dict[str, Tensor], mess
 def test_other_mistakes() -> None:
     with pytest.raises(TypeError, match="state_dict must map"):
         PaiNN.from_schnetpack({"filter_net.weight": 1.0})  # type: ignore[dict-item]
+    with pytest.raises(TypeError, match=r'give checkpoint\["state_dict"\]'):
+        PaiNN.from_schnetpack({"epoch": 3, "state_dict": ENERGY})  # type: ignore[dict-item]
     with pytest.raises(ValueError, match="head must be one of vector, dipole, polarizability for a state_dict"):
         PaiNN.from_schnetpack(CASES["dipole"].state)
     with pytest.raises(ValueError, match="head must be 'scalar' for a state_dict whose output module has no vectors"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -153,13 +155,49 @@ def test_a_table_is_not_trained() -> None:
     assert any(p.requires_grad for p in model.parameters())
     assert isinstance(model.interactions[0].conv, CFConv)
     conv = made.interactions[0].conv
-    with pytest.raises(RuntimeError, match="no filter to train"):
-        _ = conv.filter
+    assert not hasattr(conv, "filter")
     conv.table.requires_grad_()
     with pytest.raises(ValueError, match="table must not require a gradient"):
         made(Z, POS)
     with pytest.raises(RuntimeError, match="tabulated already"):
         made.tabulate()
+
+
+def test_potentials_are_tabulated() -> None:
+    potential = sk.Potential(schnet(), references={1: -0.5, 6: -38.0, 8: -75.0}, scale=0.1, energy_unit="Ha")
+    made = potential.tabulate(1e-8, 1e-7)
+    assert isinstance(made.model.interactions[0].conv, TabulatedCFConv)
+    assert (made.references, made.energy_unit, made.training) == (potential.references, "Ha", False)
+    for x, y in zip(sk.energy_and_forces(made, Z, POS), sk.energy_and_forces(potential, Z, POS), strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-6, atol=1e-7)
+    with pytest.raises(RuntimeError, match="tabulated already"):
+        made.tabulate()
+    with pytest.raises(ValueError, match="model must have filters to tabulate, as SchNet has, got PaiNN"):
+        sk.Potential(sk.models.PaiNN(1, 8, 1, 4, CUTOFF)).tabulate()
+
+
+def test_tables_are_not_saved(tmp_path: Path) -> None:
+    model = schnet().tabulate(1e-3, 1e-2)
+    for wrapped in (sk.Potential(model), sk.Normalized(model, mean=0.0, std=1.0)):
+        with pytest.raises(ValueError, match="save the network that it was made from, and tabulate after loading"):
+            wrapped.save(tmp_path / "model.pt")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("tabulated", [False, True])
+def test_bad_inputs_are_named(tabulated: bool) -> None:
+    conv, nb = conv_of(dtype=torch.float32), sk.neighbor_list(POS.float(), CUTOFF)
+    layer = conv.tabulate() if tabulated else conv
+    h, d = torch.randn(len(Z), 24), sk.safe_norm(sk.edge_vectors(POS.float(), nb))
+    with pytest.raises(TypeError, match=r"nb must be symkern.Neighbors.*from_edge_index"):
+        layer(h, d, nb.edge_index)
+    with pytest.raises(ValueError, match=r"d must be floats of shape \(\d+,\)"):
+        layer(h, d[1:], nb)
+    for x, y, name in ((h.double(), d, "h"), (h, d.double(), "d"), (h.bfloat16(), d, "h")):
+        with pytest.raises(ValueError, match=f"{name} must be torch.float32, as the parameters are"):
+            layer(x, y, nb)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(h.bfloat16(), d, nb).shape == h.shape
 
 
 def test_tolerances_out_of_reach() -> None:

@@ -50,6 +50,9 @@ class reference_mode(ContextDecorator):  # noqa: N801  # a function to its users
         enabled: False for the kernels.
 
     Example:
+        >>> import torch, symkern as sk
+        >>> model = sk.models.SchNet(hidden=16, num_filters=16, num_interactions=1)
+        >>> z, pos = torch.tensor([8, 1, 1]), torch.tensor([[0.0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])
         >>> energy, forces = sk.energy_and_forces(model, z, pos)
         >>> with sk.reference_mode():
         ...     expected = sk.energy_and_forces(model, z, pos)

@@ -27,7 +27,8 @@ class Calculator(ase_calculator.Calculator):
     wanders by the rounding of single steps; ``dtype=torch.float64`` computes in fp64, which takes longer.
 
     Args:
-        model: a `Potential`, the path of a saved one, or any model that gives (B, 1) energies.
+        model: a `Potential`, the path of a saved one, or any model that gives (B, 1) energies. That of a SchNet is
+            faster as ``potential.tabulate()``.
         energy_unit: unit of the model's energies; that of the potential by default.
         skin: Å, see `VerletList`.
         dtype: float32 or float64; that of the model's parameters by default.

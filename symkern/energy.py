@@ -37,7 +37,8 @@ def energy_and_forces(
         pbc, nb: see `symkern.neighbor_list`.
         stress: also compute the stress; needs `cell`.
         create_graph: keep the graph, so that a loss of the forces can be differentiated (training). Without it the
-            results are detached.
+            results are detached. A model behind torch.compile cannot be trained so: torch differentiates what it
+            compiled only once, and raises RuntimeError in the loss's backward pass.
 
     Returns:
         (B,) energies in the model's unit, (N, 3) forces in that unit / Å, and with `stress` (B, 3, 3) in unit / Å^3.

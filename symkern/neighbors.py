@@ -246,3 +246,11 @@ def _lexicographic_order(edge_index: Tensor, shifts: Tensor | None) -> Tensor:
     for column in columns:
         order = order[torch.sort(column[order], stable=True).indices]
     return order
+
+
+def check_neighbors(nb: object) -> None:
+    """Raise TypeError unless `nb` is a graph."""
+    if not isinstance(nb, Neighbors):
+        raise TypeError(
+            f"nb must be symkern.Neighbors, got {type(nb)}; for an edge_index use Neighbors.from_edge_index"
+        )

@@ -42,7 +42,8 @@ class Potential(nn.Module):
             are buffers: weights of a potential bring them along.
 
     Raises:
-        ValueError: a scale that is not positive, a reference that is not finite, an unknown unit.
+        ValueError: a model whose outputs turn with the molecule (`PaiNN` with other heads than "scalar"), a scale that
+            is not positive, a reference that is not finite, an unknown unit.
     """
 
     scale: Tensor
@@ -57,6 +58,8 @@ class Potential(nn.Module):
         energy_unit: str = "eV",
     ) -> None:
         super().__init__()
+        if getattr(model, "equivariant", False):
+            raise ValueError("model must give energies: PaiNN with head='scalar'; symkern.Normalized takes other heads")
         check_positive(scale=scale)
         check_energy_unit(energy_unit, "energy_unit")
         for z, energy in (references or {}).items():
@@ -157,6 +160,24 @@ class Potential(nn.Module):
         spread = forces.double().square().mean().sqrt() if forces is not None else left.std(correction=0)
         scale = float(spread) if spread > 0 else 1.0
         return cls(model, references=references, scale=scale, energy_unit=dataset.energy_unit)
+
+    def tabulate(self, tolerance: float = 1e-5, slope_tolerance: float = 1e-4) -> Potential:
+        """The same potential for inference and dynamics, its filters in tables; see `symkern.nn.CFConv.tabulate`.
+
+        Save this one, and tabulate after loading: tables are not saved.
+
+        Args:
+            tolerance, slope_tolerance: largest errors of the filters and of their derivatives, relative to the largest.
+
+        Raises:
+            ValueError: a network without filters to tabulate (only SchNet has them), tolerances out of reach.
+            RuntimeError: tabulated already.
+        """
+        if not hasattr(self.model, "tabulate"):
+            raise ValueError(f"model must have filters to tabulate, as SchNet has, got {type(self.model).__name__}")
+        network = self.model.tabulate(tolerance, slope_tolerance)  # type: ignore[operator]
+        made = type(self)(network, **self._settings())
+        return made.to(self.scale.device).eval()
 
     def save(self, path: Path | str) -> None:
         """Write weights and settings to one file, which `load_potential` reads on any machine.

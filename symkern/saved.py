@@ -22,12 +22,15 @@ def save(path: Path | str, kind: str, network: nn.Module, settings: Mapping[str,
     """Write a network of `symkern.models` and the plain `settings` of the `kind` of wrapper around it, in one piece.
 
     Raises:
-        ValueError: a network that is not one of `symkern.models`.
+        ValueError: a network that is not one of `symkern.models`, or one with tabulated filters.
         OSError: `path` cannot be written to.
     """
     from symkern import models
+    from symkern.nn import TabulatedCFConv
 
     name = type(network).__name__
+    if any(isinstance(module, TabulatedCFConv) for module in network.modules()):
+        raise ValueError("model is tabulated: save the network that it was made from, and tabulate after loading")
     if getattr(models, name, None) is not type(network):
         raise ValueError(f"model must be one of symkern.models ({', '.join(models.__all__)}) to be saved, got {name}")
     about = {"kind": kind, "network": name, "network_settings": dict(network.config)}  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from symkern._check import check_tensor
-from symkern.neighbors import Neighbors
+from symkern.neighbors import Neighbors, check_neighbors
 from symkern.ops.neighbor_list import neighbor_list
 
 
@@ -49,10 +49,7 @@ def graph_of(
     )
     if nb is None:
         return neighbor_list(pos.detach(), cutoff, batch=batch, cell=None if cell is None else cell.detach(), pbc=pbc)
-    if not isinstance(nb, Neighbors):
-        raise TypeError(
-            f"nb must be symkern.Neighbors, got {type(nb)}; for an edge_index use Neighbors.from_edge_index"
-        )
+    check_neighbors(nb)
     if nb.num_nodes != len(z):
         raise ValueError(f"nb must be a graph of the {len(z)} atoms of z, got one of {nb.num_nodes}")
     if nb.cutoff is not None and nb.cutoff < cutoff < math.inf:
@@ -70,7 +67,7 @@ def graph_of(
             lambda: "nb must have the structures of batch, but its ptr says otherwise (from_edge_index: give batch=)",
         )
     elif nb.num_structures != 1:
-        raise ValueError(f"batch must be given: nb holds {nb.num_structures} structures")
+        raise ValueError(f"batch must be given, nb.batch: nb holds {nb.num_structures} structures")
     return nb
 
 

@@ -40,6 +40,8 @@ class Found:
 
 def read(state: Mapping[str, Tensor], head: str | None, output: int | None) -> Found:
     """See `PaiNN.from_schnetpack`."""
+    if isinstance(state, Mapping) and "state_dict" in state:
+        raise TypeError('state_dict must be that of the model, got a checkpoint: give checkpoint["state_dict"]')
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise TypeError("state_dict must map names to tensors, as module.state_dict() does")
     prefix = _prefix(state)

@@ -155,7 +155,7 @@ class EGNN(nn.Module):
         nb_, weight, attributes = self._graph(z, pos, batch, cell, pbc, nb, edge_attr)
         h, _ = self._layers(z, pos, cell, nb_, weight, attributes, v, coordinates=False)
         pooled = (segment_sum if self.readout == "sum" else segment_mean)(self.node_dec(h).to(h.dtype), nb_.ptr)
-        out: Tensor = self.graph_dec(pooled)
+        out: Tensor = self.graph_dec(pooled).to(pos.dtype)
         return out
 
     def encode(

@@ -113,7 +113,7 @@ class SchNet(nn.Module):
         h = self.embedding(z)
         for interaction in self.interactions:
             h = h + interaction(h, d, nb)
-        y = self.head(h)
+        y = self.head(h).to(pos.dtype)  # autocast leaves bf16, which is no type to add up in
         if self.offsets is not None:
             y = y + self.offsets(z)
         return (segment_sum if self.readout == "sum" else segment_mean)(y, nb.ptr)

@@ -46,14 +46,19 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
-def check_features(name: str, value: Tensor, rows: int, width: int) -> None:
-    """Raise unless `value` is a float tensor of shape (rows, width)."""
+def check_features(name: str, value: Tensor, *shape: int) -> None:
+    """Raise unless `value` is a float tensor of this shape."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value)}")
-    if value.shape != (rows, width) or not value.is_floating_point():
-        raise ValueError(
-            f"{name} must be floats of shape ({rows}, {width}), got {value.dtype} of shape {tuple(value.shape)}"
-        )
+    if value.shape != shape or not value.is_floating_point():
+        raise ValueError(f"{name} must be floats of shape {shape}, got {value.dtype} of shape {tuple(value.shape)}")
+
+
+def check_dtype(dtype: torch.dtype, **tensors: Tensor) -> None:
+    """Raise ValueError for each named tensor of another dtype than a layer's parameters; autocast mixes them."""
+    for name, value in tensors.items():
+        if value.dtype != dtype and not torch.is_autocast_enabled(value.device.type):
+            raise ValueError(f"{name} must be {dtype}, as the parameters are, got {value.dtype}")
 
 
 @torch.no_grad()

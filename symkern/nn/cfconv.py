@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 
+import torch
 from torch import Tensor, nn
 
 from symkern._check import same_precision
-from symkern.neighbors import Neighbors
-from symkern.nn.basic import ShiftedSoftplus, check_features, check_positive, mlp, xavier
+from symkern.neighbors import Neighbors, check_neighbors
+from symkern.nn.basic import ShiftedSoftplus, check_dtype, check_features, check_positive, mlp, xavier
 from symkern.nn.radial import RadialBasis
 from symkern.nn.tabulated import TabulatedCFConv, tabulate
 from symkern.ops.cfconv import cfconv
@@ -71,7 +72,8 @@ class CFConv(nn.Module):
         """
         network = nn.Sequential(self.basis, self.filter)
         dtype = self.input.weight.dtype
-        table, error, largest = tabulate(network, self.cutoff, dtype, tolerance, slope_tolerance)
+        with torch.autocast(self.input.weight.device.type, enabled=False):  # tables are exact
+            table, error, largest = tabulate(network, self.cutoff, dtype, tolerance, slope_tolerance)
         layers = copy.deepcopy(self.input), copy.deepcopy(self.output)
         return TabulatedCFConv(table, self.cutoff, *layers, error, largest)
 
@@ -79,17 +81,21 @@ class CFConv(nn.Module):
         """One convolution.
 
         Args:
-            h: (N, features).
-            d: (E,) Å, distances of the edges of `nb`; those beyond the cutoff contribute nothing.
+            h: (N, features), dtype of the parameters (under autocast any).
+            d: (E,) Å, distances of the edges of `nb`, as `h`; those beyond the cutoff contribute nothing.
             nb: graph.
 
         Returns:
             (N, features).
 
         Raises:
-            ValueError: `h` of another shape.
+            TypeError: an argument is not a tensor, or `nb` not a graph.
+            ValueError: shapes or dtypes that do not fit.
         """
+        check_neighbors(nb)
         check_features("h", h, nb.num_nodes, self.features)
+        check_features("d", d, nb.num_edges)
+        check_dtype(self.input.weight.dtype, h=h, d=d)
         first, second, basis = self.filter[0], self.filter[2], self.basis
         assert isinstance(first, nn.Linear)
         assert isinstance(second, nn.Linear)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from symkern._check import check_tensor
-from symkern.neighbors import Neighbors
+from symkern._check import HALF, check_tensor
+from symkern.neighbors import Neighbors, check_neighbors
 from symkern.nn.basic import check_choice, check_features, check_positive, mlp
 from symkern.ops.edge_vectors import edge_vectors
 from symkern.ops.egnn_message import egnn_message
@@ -112,7 +112,7 @@ class EGNNLayer(nn.Module):
 
         Args:
             h: (N, hidden) float32 or float64.
-            x: (N, 3) Å, dtype of `h`.
+            x: (N, 3) Å, dtype of `h`; in half precision distances would be wrong, it is refused.
             nb: graph of these atoms; j sends, i receives.
             edge_attr: (E, edge_attr) in the order of the edges of `nb`.
             v: (N, 3), with velocity. The paper gives its initial velocities to every layer, not the previous v'.
@@ -202,12 +202,11 @@ class EGNNLayer(nn.Module):
         edge_weight: Tensor | None,
         node_attr: Tensor | None,
     ) -> None:
-        if not isinstance(nb, Neighbors):
-            raise TypeError(
-                f"nb must be symkern.Neighbors, got {type(nb)}; for an edge_index use Neighbors.from_edge_index"
-            )
+        check_neighbors(nb)
         check_features("h", h, nb.num_nodes, self.hidden)
         check_features("x", x, nb.num_nodes, 3)
+        if x.dtype in HALF:
+            raise ValueError(f"x must be float32 or float64: distances need it, got {x.dtype}")
         for name, value, rows, width in (
             ("edge_attr", edge_attr, nb.num_edges, self.edge_attr),
             ("node_attr", node_attr, nb.num_nodes, self.node_attr),

@@ -13,8 +13,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from symkern.neighbors import Neighbors
-from symkern.nn.basic import check_features, check_positive, mlp, xavier
+from symkern.neighbors import Neighbors, check_neighbors
+from symkern.nn.basic import check_dtype, check_features, check_positive, mlp, xavier
 from symkern.nn.radial import RadialBasis
 from symkern.ops.painn_message import painn_message
 from symkern.ops.safe_norm import safe_norm
@@ -63,9 +63,12 @@ class PaiNNInteraction(nn.Module):
             q, mu of the same shapes.
 
         Raises:
-            TypeError, ValueError: arguments that do not fit.
+            TypeError: an argument is not a tensor, or `nb` not a graph.
+            ValueError: shapes or dtypes that do not fit.
         """
+        check_neighbors(nb)
         check_features("q", q, nb.num_nodes, self.hidden)
+        check_dtype(self.filter.weight.dtype, q=q)
         basis = self.basis
         dq, dmu = painn_message(
             self.context(q).to(q.dtype).unflatten(1, (3, self.hidden)),

@@ -12,8 +12,8 @@ from torch.func import jvp
 
 from symkern._check import same_precision
 from symkern._reference import reference_mode
-from symkern.neighbors import Neighbors
-from symkern.nn.basic import check_features, check_positive
+from symkern.neighbors import Neighbors, check_neighbors
+from symkern.nn.basic import check_dtype, check_features, check_positive
 from symkern.ops.filter_table import interpolate, tabulated_cfconv
 
 _FEWEST, _MOST = 17, 65537  # knots
@@ -58,13 +58,12 @@ class TabulatedCFConv(nn.Module):
     def knots(self) -> int:
         return self.table.shape[0]
 
-    @property
-    def filter(self) -> nn.Module:
-        raise RuntimeError("a tabulated convolution has no filter to train: train the CFConv that it was made from")
-
     def forward(self, h: Tensor, d: Tensor, nb: Neighbors) -> Tensor:
         """One convolution: arguments, result and errors as `CFConv`, but that `d` must not be negative or infinite."""
+        check_neighbors(nb)
         check_features("h", h, nb.num_nodes, self.input.in_features)
+        check_features("d", d, nb.num_edges)
+        check_dtype(self.input.weight.dtype, h=h, d=d)
         x, d = same_precision(self.input(h), d)  # as in CFConv
         out: Tensor = self.output(tabulated_cfconv(x, d, nb, self.cutoff, self.table.to(_working(x.dtype))))
         return out

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from symkern._check import HALF, check_instance, check_tensor
-from symkern.neighbors import Neighbors
+from symkern._check import HALF, check_tensor
+from symkern.neighbors import Neighbors, check_neighbors
 
 LANES = 16  # features are padded to a multiple of this
 
@@ -23,7 +23,7 @@ def check_arguments(nb: Any, named: Mapping[str, Tensor | None], optional: tuple
         TypeError: an argument is not a tensor, or `nb` not a graph.
         ValueError: mixed dtypes, or one that is no float.
     """
-    check_instance("nb", nb, Neighbors, "neighbor_list or Neighbors.from_edge_index")
+    check_neighbors(nb)
     first, like = next(iter(named.items()))
     for name, value in named.items():
         check_tensor(name, value, optional=name in optional)

@@ -11,7 +11,7 @@ from symkern import _library as _library
 from symkern._autograd import differentiable, fake
 from symkern._check import check_reverse_mode, check_tensor
 from symkern._reference import by_reference, compute
-from symkern.neighbors import Neighbors
+from symkern.neighbors import Neighbors, check_neighbors
 from symkern.ops.edge_order import sender_order
 
 
@@ -35,10 +35,7 @@ def edge_vectors(positions: Tensor, nb: Neighbors, cell: Tensor | None = None) -
         ValueError: shapes, dtypes or devices that do not fit; a graph with shifts but no `cell`.
     """
     check_tensor("positions", positions)
-    if not isinstance(nb, Neighbors):
-        raise TypeError(
-            f"nb must be symkern.Neighbors, got {type(nb)}; for an edge_index use Neighbors.from_edge_index"
-        )
+    check_neighbors(nb)
     check_reverse_mode("edge_vectors", positions, cell)
     if cell is None and nb.cell_shifts is not None:
         raise ValueError("cell must be given: the graph was built with a cell, and its edges have shifts")

@@ -34,7 +34,7 @@ def painn_message(
 ) -> tuple[Tensor, Tensor]:
     """Updates of scalars and vectors, summed over the senders j of each receiver i.
 
-        (s, r, v)_ij = phi_j * (W b(d_ij) + b) u(d_ij)            three parts of F channels, u the cosine cutoff
+        (s, r, v)_ij = phi_j * (W b(d_ij) + c) u(d_ij)            three parts of F channels, u the cosine cutoff
         dq_i = sum_j s_ij,    dmu_i = sum_j r_ij n_ij + v_ij mu_j
 
     u is 0 from the cutoff on. Where `nb` has the reverse of an edge, and the two distances are the same number, their

@@ -12,7 +12,7 @@ from symkern import _library as _library
 from symkern._autograd import fake
 from symkern._check import check_tensor
 from symkern._reference import by_reference
-from symkern.neighbors import Neighbors
+from symkern.neighbors import Neighbors, check_neighbors
 
 
 def reference_neighbors(positions: Tensor, nb: Neighbors, *, tie: float = 0.02) -> Tensor:
@@ -57,10 +57,7 @@ def reference_neighbors(positions: Tensor, nb: Neighbors, *, tie: float = 0.02) 
 
 def check_graph(nb: Neighbors) -> None:
     """Local frames are those of molecules: neighbors are atoms, not images of atoms."""
-    if not isinstance(nb, Neighbors):
-        raise TypeError(
-            f"nb must be symkern.Neighbors, got {type(nb)}; for an edge_index use Neighbors.from_edge_index"
-        )
+    check_neighbors(nb)
     if nb.cell_shifts is not None:
         raise ValueError("nb must be a graph without a cell: local frames are those of molecules")
 
