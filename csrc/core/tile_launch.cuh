@@ -23,7 +23,7 @@ struct TileMeasure {
   using S = Scalar;
   static constexpr int rows = B::rows;
 
-  int64_t limit;  // numbers of shared memory
+  int64_t limit;                                 // numbers of shared memory
   int64_t shared = 0, scratch = 0, weights = 0;  // weights: those that stay in global memory
 
   static SYMKERN_HD constexpr int ld(int width) { return B::ld(width); }
@@ -96,8 +96,8 @@ concept KeepsSums = requires(Pass pass) { pass.shift(int64_t{}); };
 
 template <class B, class Pass>
 SYMKERN_KERNEL SYMKERN_BOUNDS(B::threads, B::resident)
-    tile_pass(Pass pass, TileSegments segments, typename B::Scalar* scratch, int64_t scratch_block, int64_t shared_block,
-              int64_t sums_block) {
+    tile_pass(Pass pass, TileSegments segments, typename B::Scalar* scratch, int64_t scratch_block,
+              int64_t shared_block, int64_t sums_block) {
   using S = typename B::Scalar;
   SYMKERN_SHARED(S, partial, B::warps * B::strip);
   SYMKERN_SHARED(int, starts, B::rows + 4);
