@@ -1,4 +1,4 @@
-"""The fused layers on a GPU: contestants, agreement with the CPU, floors of the time, peak memory."""
+"""The fused layers on a GPU: contestants, agreement with the CPU, floors of time, peak memory for benchmarks.gpu."""
 
 from __future__ import annotations
 

@@ -208,9 +208,8 @@ Room room([[maybe_unused]] int threads) {
   check(cudaFuncGetAttributes(&made, reinterpret_cast<const void*>(kernel)), "cudaFuncGetAttributes");
   found.blocks = std::max(found.blocks, 1);
   found.shared_block = static_cast<std::size_t>(block) - made.sharedSizeBytes;
-  found.shared_all =
-      static_cast<std::size_t>(all) -
-      static_cast<std::size_t>(found.blocks) * (static_cast<std::size_t>(reserved) + made.sharedSizeBytes);
+  found.shared_all = static_cast<std::size_t>(all) - static_cast<std::size_t>(found.blocks) *
+                                                         (static_cast<std::size_t>(reserved) + made.sharedSizeBytes);
   known = device;
   return found;
 #else

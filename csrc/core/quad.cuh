@@ -16,22 +16,22 @@ struct QuadMask {
   bool x, y, z, w;
 };
 
-#define SYMKERN_QUAD_OPERATOR(op)                                 \
-  template <class S>                                              \
-  SYMKERN_FORMULA Quad<S> operator op(Quad<S> a, Quad<S> b) {     \
-    return {a.x op b.x, a.y op b.y, a.z op b.z, a.w op b.w};      \
-  }                                                               \
-  template <class S>                                              \
-  SYMKERN_FORMULA Quad<S> operator op(Quad<S> a, S b) {           \
-    return {a.x op b, a.y op b, a.z op b, a.w op b};              \
-  }                                                               \
-  template <class S>                                              \
-  SYMKERN_FORMULA Quad<S> operator op(S a, Quad<S> b) {           \
-    return {a op b.x, a op b.y, a op b.z, a op b.w};              \
-  }                                                               \
-  template <class S, class T>                                     \
-  SYMKERN_FORMULA Quad<S>& operator op##=(Quad<S>& a, const T& b) { \
-    return a = a op b;                                            \
+#define SYMKERN_QUAD_OPERATOR(op)                                      \
+  template <class S>                                                   \
+  SYMKERN_FORMULA Quad<S> operator op(Quad<S> a, Quad<S> b) {          \
+    return {a.x op b.x, a.y op b.y, a.z op b.z, a.w op b.w};           \
+  }                                                                    \
+  template <class S>                                                   \
+  SYMKERN_FORMULA Quad<S> operator op(Quad<S> a, S b) {                \
+    return {a.x op b, a.y op b, a.z op b, a.w op b};                   \
+  }                                                                    \
+  template <class S>                                                   \
+  SYMKERN_FORMULA Quad<S> operator op(S a, Quad<S> b) {                \
+    return {a op b.x, a op b.y, a op b.z, a op b.w};                   \
+  }                                                                    \
+  template <class S, class T>                                          \
+  SYMKERN_FORMULA Quad<S>& operator op## = (Quad<S> & a, const T& b) { \
+    return a = a op b;                                                 \
   }
 SYMKERN_QUAD_OPERATOR(+)
 SYMKERN_QUAD_OPERATOR(-)
@@ -39,14 +39,14 @@ SYMKERN_QUAD_OPERATOR(*)
 SYMKERN_QUAD_OPERATOR(/)
 #undef SYMKERN_QUAD_OPERATOR
 
-#define SYMKERN_QUAD_COMPARISON(op)                           \
-  template <class S>                                          \
+#define SYMKERN_QUAD_COMPARISON(op)                            \
+  template <class S>                                           \
   SYMKERN_FORMULA QuadMask operator op(Quad<S> a, Quad<S> b) { \
-    return {a.x op b.x, a.y op b.y, a.z op b.z, a.w op b.w};  \
-  }                                                           \
-  template <class S>                                          \
-  SYMKERN_FORMULA QuadMask operator op(Quad<S> a, S b) {      \
-    return {a.x op b, a.y op b, a.z op b, a.w op b};          \
+    return {a.x op b.x, a.y op b.y, a.z op b.z, a.w op b.w};   \
+  }                                                            \
+  template <class S>                                           \
+  SYMKERN_FORMULA QuadMask operator op(Quad<S> a, S b) {       \
+    return {a.x op b, a.y op b, a.z op b, a.w op b};           \
   }
 SYMKERN_QUAD_COMPARISON(<)
 SYMKERN_QUAD_COMPARISON(>)
@@ -72,9 +72,9 @@ SYMKERN_FORMULA Quad<S> multiply_add(Quad<S> a, Quad<S> b, Quad<S> c) {
           multiply_add(a.w, b.w, c.w)};
 }
 
-#define SYMKERN_QUAD_WORD(name)                      \
-  template <class S>                                 \
-  SYMKERN_FORMULA Quad<S> name(Quad<S> a) {          \
+#define SYMKERN_QUAD_WORD(name)                          \
+  template <class S>                                     \
+  SYMKERN_FORMULA Quad<S> name(Quad<S> a) {              \
     return {name(a.x), name(a.y), name(a.z), name(a.w)}; \
   }
 SYMKERN_QUAD_WORD(reciprocal)

@@ -36,8 +36,8 @@ void with_block(bool tf32, const F& f) {
   }
 }
 
-// What comes before a pass, in one launch: outputs that start as zeros, weights as the Block wants them, and an order of
-// edges of which every element may be used.
+// What comes before a pass, in one launch: outputs that start as zeros, weights as the Block wants them, and an order
+// of edges of which every element may be used.
 template <class S>
 struct TilePrepare {
   struct Clear {

@@ -19,15 +19,7 @@ namespace symkern {
 enum class TileMath { fma, tf32, tf32x3 };
 
 // Planted by tests.
-enum class TileBug {
-  none,
-  product_barrier,
-  each_barrier,
-  dot_barrier,
-  run_barrier,
-  column_barrier,
-  column_reuse
-};
+enum class TileBug { none, product_barrier, each_barrier, dot_barrier, run_barrier, column_barrier, column_reuse };
 
 constexpr int kTileThreads = 256;
 
@@ -67,13 +59,13 @@ struct GpuBlock {
   static constexpr int rows = rows_, threads = kTileThreads, warps = threads / 32;
   static constexpr int resident = sizeof(S) == 4 ? fit : 1;
   static constexpr int row_lanes = threads / rows;  // lanes per row of sums over columns
-  static constexpr int strip = 128;  // columns that add_columns sums at a time
+  static constexpr int strip = 128;                 // columns that add_columns sums at a time
   static constexpr int row_tiles = rows / 32;       // 16-row fragments of a warp's part of a product
   static_assert(rows == 32 || rows == 64);
 
   TileRoom<S> room;
-  S* partial;   // (warps, strip), shared
-  int* starts;  // (rows + 4), shared
+  S* partial;           // (warps, strip), shared
+  int* starts;          // (rows + 4), shared
   int64_t first, last;  // segments of this block: no other row of a sum over segments is touched
 
   static SYMKERN_HD constexpr bool good(int64_t i, int64_t size) {
@@ -105,7 +97,7 @@ struct GpuBlock {
   SYMKERN_DEVICE void each(int n, int width, F f) {
     const int quads = width / 4, rows_on = threads / quads, quads_on = threads % quads;
     int r = thread() / quads, q = thread() % quads;
-SYMKERN_NO_UNROLL
+    SYMKERN_NO_UNROLL
     while (r < n) {
       f(r, 4 * q);
       r += rows_on, q += quads_on;
@@ -125,13 +117,13 @@ SYMKERN_NO_UNROLL
     const int r = thread() / row_lanes, lane = thread() % row_lanes;
     V sums[m];
     S found[m];
-SYMKERN_UNROLL
+    SYMKERN_UNROLL
     for (int j = 0; j < m; ++j) sums[j] = Lanes::splat(0);
     if (r < n) {
-SYMKERN_NO_UNROLL
+      SYMKERN_NO_UNROLL
       for (int c = 4 * lane; c < width; c += 4 * row_lanes) f(r, c, sums);
     }
-SYMKERN_UNROLL
+    SYMKERN_UNROLL
     for (int j = 0; j < m; ++j) {
       found[j] = Lanes::sum(sums[j]);
       SYMKERN_UNROLL
@@ -145,7 +137,8 @@ SYMKERN_UNROLL
   template <class F, class G>
   SYMKERN_DEVICE void dot(int n, int width, F f, G g) {
     dots<1>(
-        n, width, [&](int r, int c, V(&sums)[1]) { sums[0] += f(r, c); }, [&](int r, const S(&found)[1]) { g(r, found[0]); });
+        n, width, [&](int r, int c, V(&sums)[1]) { sums[0] += f(r, c); },
+        [&](int r, const S(&found)[1]) { g(r, found[0]); });
   }
 
   // A warp takes half of the rows and 16 columns.
@@ -153,26 +146,26 @@ SYMKERN_UNROLL
   SYMKERN_DEVICE void product(int n, const S* a, int64_t lda, const TileWeight<S>& w, F f) {
     if constexpr (tensor()) {
       const int halves = n > rows / 2 ? 1 : 0, units = (w.n / 16) << halves, g = gpu::lane() / 4, t = gpu::lane() % 4;
-SYMKERN_NO_UNROLL
+      SYMKERN_NO_UNROLL
       for (int unit = gpu::warp(); unit < units; unit += warps) {
         const int r = (unit & halves) * (rows / 2) + g, strip_ = unit >> halves;
         float c[row_tiles][2][4] = {};
         multiply(c, n, r, a, lda, w, w.data + static_cast<int64_t>(strip_) * padded_rows(w.k) * 16);
-SYMKERN_UNROLL
+        SYMKERN_UNROLL
         for (int i = 0; i < 2 * row_tiles; ++i) {
-          const float(&even)[4] = c[i / 2][0], (&odd)[4] = c[i / 2][1];
+          const float (&even)[4] = c[i / 2][0], (&odd)[4] = c[i / 2][1];
           const int j = i % 2 * 2;
           if (r + 8 * i < n) f(r + 8 * i, strip_ * 16 + 4 * t, V{even[j], even[j + 1], odd[j], odd[j + 1]});
         }
       }
     } else {
       const int quads = w.n / 4, units = (n + 3) / 4 * quads;
-SYMKERN_NO_UNROLL
+      SYMKERN_NO_UNROLL
       for (int unit = thread(); unit < units; unit += threads) {
         const int r = unit / quads * 4, c = unit % quads * 4;
         V sums[4];
         multiply(sums, n, r, a, lda, w, c);
-SYMKERN_UNROLL
+        SYMKERN_UNROLL
         for (int i = 0; i < 4; ++i) {
           if (r + i < n) f(r + i, c, sums[i]);
         }
@@ -202,7 +195,7 @@ SYMKERN_UNROLL
       const int c = first + 4 * gpu::lane();
       V sum = Lanes::splat(0);
       if (c < width) {
-SYMKERN_NO_UNROLL
+        SYMKERN_NO_UNROLL
         for (int r = gpu::warp(); r < n; r += warps) sum += f(r, c);
       }
       Lanes::store(partial + gpu::warp() * strip + 4 * gpu::lane(), sum);
@@ -210,7 +203,7 @@ SYMKERN_NO_UNROLL
       const int mine = first + thread();
       if (thread() < strip && mine < width) {
         S total = 0;
-SYMKERN_UNROLL
+        SYMKERN_UNROLL
         for (int k = 0; k < warps; ++k) total += partial[k * strip + thread()];
         out[mine] += total;
       }
@@ -222,18 +215,18 @@ SYMKERN_UNROLL
   template <int m, class I, class F>
   SYMKERN_DEVICE void add_parts(int n, int width, I index, F f, S* out) {
     const int runs = find_runs(n, index), groups = (width + 31) / 32, part = gpu::lane() / 8;
-SYMKERN_NO_UNROLL
+    SYMKERN_NO_UNROLL
     for (int unit = gpu::warp(); unit < runs * groups; unit += warps) {
       const int run = unit / groups, c = (unit - run * groups) * 32 + gpu::lane() % 8 * 4;
       const int begin = starts[run], end = starts[run + 1];
       const int64_t at = index(begin);
       V sums[m];
-SYMKERN_UNROLL
+      SYMKERN_UNROLL
       for (int j = 0; j < m; ++j) sums[j] = Lanes::splat(0);
       if (c < width) {
         for (int r = begin + part; r < end; r += 4) f(r, c, sums);
       }
-SYMKERN_UNROLL
+      SYMKERN_UNROLL
       for (int j = 0; j < m; ++j) {
         add_lanes(sums[j], 8), add_lanes(sums[j], 16);
         if (part == j % 4 && c < width && at >= first && at < last) {
@@ -330,17 +323,17 @@ SYMKERN_UNROLL
   // Two steps over 8 of the inner index: numbers x, y and z, w of the lanes' quads.
   template <int M, int N>
   static SYMKERN_DEVICE void multiply_quads(float (&c)[M][N][4], const V (&a)[2 * M], const V (&b)[N]) {
-SYMKERN_UNROLL
+    SYMKERN_UNROLL
     for (int step = 0; step < 2; ++step) {
       float left[M][4], right[N][2], left_rest[M][4], right_rest[N][2];
-SYMKERN_UNROLL
+      SYMKERN_UNROLL
       for (int i = 0; i < M; ++i) {
         const V top = a[2 * i], bottom = a[2 * i + 1];
         const float given[4] = {step ? top.z : top.x, step ? bottom.z : bottom.x, step ? top.w : top.y,
                                 step ? bottom.w : bottom.y};
         split(given, left[i], left_rest[i]);
       }
-SYMKERN_UNROLL
+      SYMKERN_UNROLL
       for (int j = 0; j < N; ++j) {
         const float given[2] = {step ? b[j].z : b[j].x, step ? b[j].w : b[j].y};
         split(given, right[j], right_rest[j]);
@@ -353,9 +346,9 @@ SYMKERN_UNROLL
   static SYMKERN_DEVICE void multiply_fragments(float (&c)[M][N][4], const float (&left)[M][4],
                                                 const float (&left_rest)[M][4], const float (&right)[N][2],
                                                 const float (&right_rest)[N][2]) {
-SYMKERN_UNROLL
+    SYMKERN_UNROLL
     for (int i = 0; i < M; ++i) {
-SYMKERN_UNROLL
+      SYMKERN_UNROLL
       for (int j = 0; j < N; ++j) {
         if constexpr (math == TileMath::tf32x3) {
           gpu::mma_m16n8k8_tf32(c[i][j], left_rest[i], right[j]);
@@ -368,7 +361,7 @@ SYMKERN_UNROLL
 
   template <int count>
   static SYMKERN_DEVICE void split(const float (&x)[count], float (&high)[count], float (&rest)[count]) {
-SYMKERN_UNROLL
+    SYMKERN_UNROLL
     for (int i = 0; i < count; ++i) {
       high[i] = gpu::to_tf32(x[i]);
       if constexpr (math == TileMath::tf32x3) rest[i] = gpu::to_tf32(x[i] - high[i]);
@@ -380,10 +373,10 @@ SYMKERN_UNROLL
                                       const TileWeight<S>& w, const S* piece) {
     const int t = gpu::lane() % 4;
     piece += gpu::lane() * 4;
-SYMKERN_NO_UNROLL
+    SYMKERN_NO_UNROLL
     for (int k = 4 * t; k < w.k + 4 * t; k += 16, piece += 256) {
       V left[2 * row_tiles], right[2] = {Lanes::load(piece), Lanes::load(piece + 128)};
-SYMKERN_UNROLL
+      SYMKERN_UNROLL
       for (int i = 0; i < 2 * row_tiles; ++i) {
         left[i] = r + 8 * i < n ? load_some(a + (r + 8 * i) * lda, lda, k, w.k) : Lanes::splat(0);
       }
@@ -396,11 +389,11 @@ SYMKERN_UNROLL
   SYMKERN_DEVICE void outer(int n, const S* a, int64_t lda, int m, const S* b, int64_t ldb, int width, S* out,
                             int across) {
     const int g = gpu::lane() / 4, t = gpu::lane() % 4, units = (m + 16 * M - 1) / (16 * M) * across;
-SYMKERN_NO_UNROLL
+    SYMKERN_NO_UNROLL
     for (int unit = gpu::warp(); unit < units; unit += warps) {
       const int down = unit / across, i0 = down * 16 * M + 2 * M * g, c0 = (unit - down * across) * 32;
       float c[M][4][4] = {};
-SYMKERN_NO_UNROLL
+      SYMKERN_NO_UNROLL
       for (int r = t; r < n + t; r += 8) {
         float given_left[M][4], given_right[4][2];
         const V zero = Lanes::splat(0);
@@ -408,29 +401,29 @@ SYMKERN_NO_UNROLL
         const V b1 = r + 4 < n ? load_some(b + (r + 4) * ldb, ldb, c0 + 4 * g, width) : zero;
         given_right[0][0] = b0.x, given_right[1][0] = b0.y, given_right[2][0] = b0.z, given_right[3][0] = b0.w;
         given_right[0][1] = b1.x, given_right[1][1] = b1.y, given_right[2][1] = b1.z, given_right[3][1] = b1.w;
-SYMKERN_UNROLL
+        SYMKERN_UNROLL
         for (int i = 0; i < M; ++i) {
-SYMKERN_UNROLL
+          SYMKERN_UNROLL
           for (int j = 0; j < 4; ++j) {  // rows g and g + 8 of the fragment, then the same for rows t + 4 of a
             const int row = r + j / 2 * 4, column = i0 + 2 * i + j % 2;
             given_left[i][j] = row < n && column < m ? a[row * lda + column] : 0.0f;
           }
         }
         float left[M][4], left_rest[M][4], right[4][2], right_rest[4][2];
-SYMKERN_UNROLL
+        SYMKERN_UNROLL
         for (int i = 0; i < M; ++i) split(given_left[i], left[i], left_rest[i]);
-SYMKERN_UNROLL
+        SYMKERN_UNROLL
         for (int j = 0; j < 4; ++j) split(given_right[j], right[j], right_rest[j]);
         multiply_fragments(c, left, left_rest, right, right_rest);
       }
       // column 4 x + j of the strip is column x of fragment j: a lane has x = 2 t and 2 t + 1
-SYMKERN_UNROLL
+      SYMKERN_UNROLL
       for (int i = 0; i < 2 * M; ++i) {
         const int row = i0 + i, j = i % 2 * 2;
         if (row >= m) continue;
-SYMKERN_UNROLL
+        SYMKERN_UNROLL
         for (int x = 0; x < 2; ++x) {
-          const float(&f)[M][4][4] = c;
+          const float (&f)[M][4][4] = c;
           add_some(out + static_cast<int64_t>(row) * width, width, c0 + 8 * t + 4 * x,
                    {f[i / 2][0][j + x], f[i / 2][1][j + x], f[i / 2][2][j + x], f[i / 2][3][j + x]});
         }
@@ -451,26 +444,26 @@ SYMKERN_UNROLL
   static SYMKERN_DEVICE void multiply(V (&sums)[4], int n, int r, const S* a, int64_t lda, const TileWeight<S>& w,
                                       int c) {
     const S* row[4];
-SYMKERN_UNROLL
+    SYMKERN_UNROLL
     for (int i = 0; i < 4; ++i) sums[i] = Lanes::splat(0), row[i] = a + (r + i < n ? r + i : n - 1) * lda;
     const S* right = w.data + c;
-SYMKERN_NO_UNROLL
+    SYMKERN_NO_UNROLL
     for (int k = 0; k < w.k; ++k, right += w.n) {
       const V b = Lanes::load(right);
-SYMKERN_UNROLL
+      SYMKERN_UNROLL
       for (int i = 0; i < 4; ++i) sums[i] = multiply_add(Lanes::splat(row[i][k]), b, sums[i]);
     }
   }
 
   SYMKERN_DEVICE void outer(int n, const S* a, int64_t lda, int m, const S* b, int64_t ldb, int width, S* out) {
     const int quads = (width + 3) / 4, units = (m + 3) / 4 * quads;
-SYMKERN_NO_UNROLL
+    SYMKERN_NO_UNROLL
     for (int unit = thread(); unit < units; unit += threads) {
       const int i0 = unit / quads * 4, c = unit % quads * 4;
       V sums[4];
-SYMKERN_UNROLL
+      SYMKERN_UNROLL
       for (int i = 0; i < 4; ++i) sums[i] = Lanes::splat(0);
-SYMKERN_NO_UNROLL
+      SYMKERN_NO_UNROLL
       for (int r = 0; r < n; ++r) {
         const V left = load_some(a + r * lda, lda, i0, m), right = load_some(b + r * ldb, ldb, c, width);
         sums[0] = multiply_add(Lanes::splat(left.x), right, sums[0]);
@@ -478,7 +471,7 @@ SYMKERN_NO_UNROLL
         sums[2] = multiply_add(Lanes::splat(left.z), right, sums[2]);
         sums[3] = multiply_add(Lanes::splat(left.w), right, sums[3]);
       }
-SYMKERN_UNROLL
+      SYMKERN_UNROLL
       for (int i = 0; i < 4; ++i) {
         if (i0 + i < m) add_some(out + static_cast<int64_t>(i0 + i) * width, width, c, sums[i]);
       }

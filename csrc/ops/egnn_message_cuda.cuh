@@ -43,7 +43,7 @@ void run(EgnnForward<S> pass, const EgnnWeights<S>& weights, const TileGraph& gr
 
 // total, head: members of the pass that are results as well, or null.
 template <int fit, class S, class Memory, class Pass>
-void run_gradient(Pass pass, S* Pass::*total, S* Pass::*head, const EgnnWeights<S>& weights, const TileGraph& graph,
+void run_gradient(Pass pass, S* Pass::* total, S* Pass::* head, const EgnnWeights<S>& weights, const TileGraph& graph,
                   bool tf32, Memory& memory, gpu::Stream stream) {
   with_block<S, 32, fit>(tf32, [&](auto block) {
     using B = typename decltype(block)::type;
@@ -64,10 +64,10 @@ void run_gradient(Pass pass, S* Pass::*total, S* Pass::*head, const EgnnWeights<
     Pass first = pass;
     EgnnGradients<S>& own = first.out;
     own.sent = nullptr;
-    const std::vector<TileSum<S>> sums{
-        {&own.first, h, k, true},           {&own.second, h, h, false},        {&own.second_bias, 1, h, false},
-        {&own.attention_weight, 1, h, false}, {&own.attention_bias, 1, 1, false}, {&own.head_weight, h, h, false},
-        {&own.head_bias, 1, h, false},      {&own.head_last, 1, h, false}};
+    const std::vector<TileSum<S>> sums{{&own.first, h, k, true},           {&own.second, h, h, false},
+                                       {&own.second_bias, 1, h, false},    {&own.attention_weight, 1, h, false},
+                                       {&own.attention_bias, 1, 1, false}, {&own.head_weight, h, h, false},
+                                       {&own.head_bias, 1, h, false},      {&own.head_last, 1, h, false}};
     for (const auto& sum : sums) others = others || *sum.where != nullptr;
     if (others) call.template run<B>(first, graph, sums, graph.edges * h);
     if (out.sent == nullptr) return;
@@ -88,7 +88,8 @@ void run(const EgnnBackward<S>& pass, const EgnnWeights<S>& weights, const TileG
 template <class S, class Memory>
 void run(const EgnnDoubleBackward<S>& pass, const EgnnWeights<S>& weights, const TileGraph& graph, bool tf32,
          Memory& memory, gpu::Stream stream) {
-  run_gradient<1>(pass, &EgnnDoubleBackward<S>::total, &EgnnDoubleBackward<S>::head, weights, graph, tf32, memory, stream);
+  run_gradient<1>(pass, &EgnnDoubleBackward<S>::total, &EgnnDoubleBackward<S>::head, weights, graph, tf32, memory,
+                  stream);
 }
 
 }  // namespace egnn_cuda

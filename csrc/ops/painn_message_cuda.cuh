@@ -36,7 +36,8 @@ void run(PainnBackward<S> pass, const S* weight, const TileGraph& graph, bool tf
     TileCall<S, Memory> call(memory, stream);
     const int64_t w = pass.in.filter.width;
     pack(call, weight, true, pass.in);
-    for (S* p : {pass.phi, pass.mu}) call.clear(p, graph.atoms * 3 * w);
+    call.clear(pass.phi, graph.atoms * 3 * w);
+    call.clear(pass.mu, graph.atoms * 3 * w);
     call.clear(pass.d, graph.edges);
     call.clear(pass.directions, graph.edges * 3);
     PainnBackward<S> first = pass;
@@ -60,7 +61,9 @@ void run(PainnDoubleBackward<S> pass, const S* weight, const TileGraph& graph, b
     const int64_t w = pass.in.filter.width;
     pack(call, weight, true, pass.in);
     call.clear(pass.out_q, graph.atoms * w);
-    for (S* p : {pass.out_mu, pass.phi, pass.mu}) call.clear(p, graph.atoms * 3 * w);
+    call.clear(pass.out_mu, graph.atoms * 3 * w);
+    call.clear(pass.phi, graph.atoms * 3 * w);
+    call.clear(pass.mu, graph.atoms * 3 * w);
     call.clear(pass.d, graph.edges);
     call.clear(pass.directions, graph.edges * 3);
     PainnDoubleBackward<S> first = pass;

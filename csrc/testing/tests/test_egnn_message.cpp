@@ -65,8 +65,8 @@ struct Memory {
 std::vector<int64_t> sizes(const Sample& s) {
   const int64_t n = s.graph.atoms, e = s.graph.edges(), h = s.is.width, k = s.is.attributes, gate = s.is.gated ? 1 : 0,
                 head = s.is.headed ? 1 : 0;
-  return {n * h, e * head, n * h,    n * h, e * k,        s.is.weighted ? e : 0, h * k,
-          h * h, h,        gate * h, gate,  head * h * h, head * h,              head * h};
+  return {n * h,    e * head, n * h,        n * h,    e * k,   s.is.weighted ? e : 0, h * k, h * h, h,
+          gate * h, gate,     head * h * h, head * h, head * h};
 }
 
 enum Rung { kForward, kBackward, kDoubleBackward };
@@ -83,7 +83,8 @@ struct Results {
     const auto size = sizes(s);
     for (int i = 0; i < 14; ++i) {
       const bool made = rung == kForward ? i < 2 : rung == kBackward ? i >= 2 : true;
-      at.push_back(made && ((mask >> i & 1) || (rung == kForward && i == 0)) && size[i] > 0 ? memory.room(size[i]) : nullptr);
+      at.push_back(made && ((mask >> i & 1) || (rung == kForward && i == 0)) && size[i] > 0 ? memory.room(size[i])
+                                                                                            : nullptr);
     }
   }
   EgnnGradients<S> gradients() const {
@@ -111,10 +112,12 @@ std::vector<std::vector<double>> expected(Rung rung, Mask mask, const Sample& s)
   EgnnInput<double> in = memory.input(s, s.graph.senders.data(), s.graph.receivers.data());
   std::vector<double> packed[6], rows;
   const int wide = static_cast<int>(h), few = static_cast<int>(k);
-  in.first = plain_weight(s.w1, wide, few, false, packed[0]), in.first_t = plain_weight(s.w1, wide, few, true, packed[1]);
+  in.first = plain_weight(s.w1, wide, few, false, packed[0]),
+  in.first_t = plain_weight(s.w1, wide, few, true, packed[1]);
   in.second = plain_weight(s.w2, wide, wide, false, packed[2]);
   in.second_t = plain_weight(s.w2, wide, wide, true, packed[3]);
-  in.head = plain_weight(s.c1, wide, wide, false, packed[4]), in.head_t = plain_weight(s.c1, wide, wide, true, packed[5]);
+  in.head = plain_weight(s.c1, wide, wide, false, packed[4]),
+  in.head_t = plain_weight(s.c1, wide, wide, true, packed[5]);
   in.first_rows = packed[0].data();
   const Results<double> out(rung, mask, s, memory);
   const auto size = sizes(s);
@@ -166,7 +169,8 @@ template <class S>
 void check(Rung rung, const Sample& s, Mask mask = kAll) {
   const auto expect = expected(rung, mask, s);
   const auto got = on_device<S>(rung, mask, s);
-  for (int i = 0; i < 14; ++i) check_close(got[i], expect[i], s.is.tf32 ? 3e-3 : 40 * std::numeric_limits<S>::epsilon());
+  for (int i = 0; i < 14; ++i)
+    check_close(got[i], expect[i], s.is.tf32 ? 3e-3 : 40 * std::numeric_limits<S>::epsilon());
 }
 
 template <class S>
@@ -187,7 +191,8 @@ void test_double() {
 
 void test_options() {
   const TestGraph graph = random_graph(7, 40, 0);
-  for (const int attributes : {0, 1, 5, 17, 20}) check_rungs<float>(graph, {16, attributes, false, false, false, false});
+  for (const int attributes : {0, 1, 5, 17, 20})
+    check_rungs<float>(graph, {16, attributes, false, false, false, false});
   for (const bool gated : {false, true}) {
     for (const bool headed : {false, true}) {
       for (const bool weighted : {false, true}) check_rungs<float>(graph, {48, 3, gated, headed, weighted, false});
@@ -203,11 +208,13 @@ void test_masks() {
 }
 
 void test_little_shared() {
+#ifndef __CUDACC__
   for (const std::size_t limit : {9, 16, 30, 64}) {
     simt::Config config = simt::config();
     config.shared_limit = limit * 1024 + 512;
     simt::with(config, [] { check_rungs<float>(random_graph(8, 80, 0), {32, 2, true, true, true, false}); });
   }
+#endif
 }
 
 // Nothing outside is touched, and what the edge belongs to is NaN.

@@ -24,8 +24,8 @@ struct Options {
 struct Sample {
   TestGraph graph;
   Options is;
-  std::vector<double> d, p, q, h, first, second, first_bias, second_bias;      // cfconv
-  std::vector<double> phi, mu, directions, weight, bias;                       // painn_message
+  std::vector<double> d, p, q, h, first, second, first_bias, second_bias;  // cfconv
+  std::vector<double> phi, mu, directions, weight, bias;                   // painn_message
   std::vector<double> grad, grad_mu, along_h, along_d, along_phi, along_mu, along_directions;
 
   Sample(const TestGraph& g, const Options& o) : graph(g), is(o) {
@@ -35,9 +35,11 @@ struct Sample {
     for (double& x : d) x = static_cast<float>(1.1 * kCutoff * std::fabs(x));
     for (double& x : p) x = 1 + std::fabs(x);
     for (double& x : q) x = 0.5 + std::fabs(x);
-    h = random(n * w), first = random(w * k), second = random(w * w, 0.3), first_bias = random(w), second_bias = random(w);
+    h = random(n * w), first = random(w * k), second = random(w * w, 0.3), first_bias = random(w),
+    second_bias = random(w);
     phi = random(3 * n * w), mu = random(3 * n * w), directions = random(3 * e), weight = random(3 * w * k);
-    bias = random(3 * w), grad = random(n * w), grad_mu = random(3 * n * w), along_h = random(n * w), along_d = random(e);
+    bias = random(3 * w), grad = random(n * w), grad_mu = random(3 * n * w), along_h = random(n * w),
+    along_d = random(e);
     along_phi = random(3 * n * w), along_mu = random(3 * n * w), along_directions = random(3 * e);
   }
 };
@@ -56,10 +58,9 @@ struct Memory {
   void* operator()(int64_t bytes) { return work.emplace_back(bytes).data(); }
 
   FilterInput<S> graph(const Sample& s, const int64_t* senders, const int64_t* receivers) {
-    return {s.graph.atoms,  s.is.width, s.is.basis,
-            (*this)(s.d),   (*this)(s.p), (*this)(s.q),
-            s.is.kind,      RadialShape<S>(kCutoff, EnvelopeKind::cosine, 1),
-            senders,        receivers,    nullptr, nullptr};
+    return {s.graph.atoms, s.is.width,   s.is.basis, (*this)(s.d),
+            (*this)(s.p),  (*this)(s.q), s.is.kind,  RadialShape<S>(kCutoff, EnvelopeKind::cosine, 1),
+            senders,       receivers,    nullptr,    nullptr};
   }
 };
 
@@ -90,8 +91,10 @@ struct Cfconv {
   template <class Pass>
   static void with_weights(const Sample& s, Pass& pass, std::vector<double> (&packed)[4]) {
     const int w = s.is.width, k = s.is.basis;
-    pass.in.first = plain_weight(s.first, w, k, false, packed[0]), pass.in.first_t = plain_weight(s.first, w, k, true, packed[1]);
-    pass.in.second = plain_weight(s.second, w, w, false, packed[2]), pass.in.second_t = plain_weight(s.second, w, w, true, packed[3]);
+    pass.in.first = plain_weight(s.first, w, k, false, packed[0]),
+    pass.in.first_t = plain_weight(s.first, w, k, true, packed[1]);
+    pass.in.second = plain_weight(s.second, w, w, false, packed[2]),
+    pass.in.second_t = plain_weight(s.second, w, w, true, packed[3]);
   }
   template <class S, class Pass>
   static void run(const Sample& s, const Pass& pass, const TileGraph& graph, Memory<S>& m) {
@@ -222,11 +225,13 @@ void test_masks() {
 
 template <class Op>
 void test_little_shared() {
+#ifndef __CUDACC__
   for (const std::size_t limit : {9, 16, 30, 64}) {
     simt::Config config = simt::config();
     config.shared_limit = limit * 1024 + 512;
     simt::with(config, [] { check<Op, float>(random_graph(8, 80, 0), {32, 8, BasisKind::expnorm, false}); });
   }
+#endif
 }
 
 template <class Op>

@@ -97,11 +97,12 @@ std::vector<typename B::Scalar> run(What what, const Sizes& size, const std::vec
   const Buffer<int64_t> at(index), ptr(segments);
   Buffer<S> packed(packed_size(size.inner, size.width));
   TilePrepare<S> prepare{};
-  prepare.packs[prepare.pack_count++] = {given.data(), size.width, 1, size.inner, size.width, size.width, false,
-                                         packed.data()};
+  prepare.packs[prepare.pack_count++] = {given.data(), size.width, 1,     size.inner,
+                                         size.width,   size.width, false, packed.data()};
   gpu::launch(prepare_tiles<B, S>, 2, 256, 0, nullptr, prepare);
-  const OneCall<S> pass{what, size.width, size.inner, left.data(), right.data(),
-                        {packed.data(), size.inner, size.width}, at.data(), zero.data()};
+  const OneCall<S> pass{what,        size.width,   size.inner,
+                        left.data(), right.data(), {packed.data(), size.inner, size.width},
+                        at.data(),   zero.data()};
   const TilePlan plan = plan_tiles<B>(pass, size.rows, 1);
   Buffer<S> scratch(plan.scratch());
   launch_tiles<B>(pass, {ptr.data(), size.rows + 1, size.rows}, plan, scratch.data(), 0, nullptr);
@@ -111,10 +112,14 @@ std::vector<typename B::Scalar> run(What what, const Sizes& size, const std::vec
 template <class B>
 void check(What what, const Sizes& size) {
   const auto [rows, width, inner] = size;
-  const auto a = random_numbers(rows * inner, 1), b = random_numbers(rows * width, 2), w = random_numbers(inner * width, 3);
+  const auto a = random_numbers(rows * inner, 1), b = random_numbers(rows * width, 2),
+             w = random_numbers(inner * width, 3);
   std::vector<int64_t> index;
   for (int64_t r = 0; r < rows; ++r) index.push_back(r % 7 == 0 ? r / 2 : r == 0 ? 0 : index.back());
-  std::vector<double> expected(what == kDot ? rows : what == kAddProduct ? inner * width : what == kColumns ? width : rows * width);
+  std::vector<double> expected(what == kDot          ? rows
+                               : what == kAddProduct ? inner * width
+                               : what == kColumns    ? width
+                                                     : rows * width);
   for (int64_t r = 0; r < rows; ++r) {
     for (int c = 0; c < width; ++c) {
       const double x = b[r * width + c];
@@ -130,7 +135,9 @@ void check(What what, const Sizes& size) {
   }
   const auto found = run<B>(what, size, a, b, w, index, static_cast<int64_t>(expected.size()));
   using S = typename B::Scalar;
-  const double terms = what == kEach ? 64 : what == kProduct ? std::sqrt(inner) + 2 : std::sqrt(rows) + std::sqrt(width) + 2;
+  const double terms = what == kEach      ? 64
+                       : what == kProduct ? std::sqrt(inner) + 2
+                                          : std::sqrt(rows) + std::sqrt(width) + 2;
   const double unit = B::math == TileMath::tf32 ? 1e-3 : 4 * std::numeric_limits<S>::epsilon();
   for (size_t i = 0; i < expected.size(); ++i) CHECK(std::fabs(found[i] - expected[i]) <= terms * unit);
 }
@@ -148,18 +155,10 @@ void check_all() {
   }
 }
 
-void test_fma_double() {
-  for_orders(check_all<Exact<double>>, 1);
-}
-void test_fma_float() {
-  check_all<Exact<float>>();
-}
-void test_tf32x3() {
-  for_orders(check_all<Three>, 1);
-}
-void test_tf32() {
-  check_all<One>();
-}
+void test_fma_double() { for_orders(check_all<Exact<double>>, 1); }
+void test_fma_float() { check_all<Exact<float>>(); }
+void test_tf32x3() { for_orders(check_all<Three>, 1); }
+void test_tf32() { check_all<One>(); }
 void test_short_tiles() {
   check_all<Short<float, TileMath::tf32x3>>();
   check_all<Short<double, TileMath::fma>>();
@@ -167,6 +166,7 @@ void test_short_tiles() {
 
 // Tiles and weights in shared memory, in part, and not at all.
 void test_small_shared() {
+#ifndef __CUDACC__
   for (const std::size_t limit : {9, 12, 20, 40, 64}) {
     simt::Config config = simt::config();
     config.shared_limit = limit * 1024 + 512;
@@ -175,6 +175,7 @@ void test_small_shared() {
       check<Exact<double>>(kProduct, {70, 48, 20});
     });
   }
+#endif
 }
 
 // A missing barrier is found; only the race checker sees each of them.
@@ -224,8 +225,11 @@ void test_accuracy() {
 // Segments to blocks: all rows once, in order, none cut.
 void test_ranges() {
   for (const int64_t blocks : {1, 2, 3, 7, 64}) {
-    for (const std::vector<int64_t>& ptr :
-         {std::vector<int64_t>{0}, {0, 0}, {0, 5}, {0, 0, 3, 3, 3, 9, 9, 100, 101, 101}, {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10}}) {
+    for (const std::vector<int64_t>& ptr : {std::vector<int64_t>{0},
+                                            {0, 0},
+                                            {0, 5},
+                                            {0, 0, 3, 3, 3, 9, 9, 100, 101, 101},
+                                            {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10}}) {
       const TileSegments s{ptr.data(), static_cast<int64_t>(ptr.size()) - 1, ptr.back()};
       int64_t next = 0;
       for (int64_t b = 0; b < blocks; ++b) {

@@ -56,7 +56,8 @@ inline TestGraph random_graph(int64_t atoms, int64_t edges, int64_t padding) {
   std::mt19937 random(static_cast<unsigned>(atoms * 1000 + edges));
   std::vector<std::pair<int64_t, int64_t>> pairs;
   for (int64_t e = 0; e < edges; ++e) {
-    const int64_t i = static_cast<int64_t>(random() % static_cast<unsigned>(atoms)), j = static_cast<int64_t>(random() % static_cast<unsigned>(atoms));
+    const int64_t i = static_cast<int64_t>(random() % static_cast<unsigned>(atoms)),
+                  j = static_cast<int64_t>(random() % static_cast<unsigned>(atoms));
     pairs.push_back({i == 1 ? 0 : i, j == 2 ? 0 : j});
   }
   return graph_of(atoms, pairs, padding);
