@@ -203,7 +203,7 @@ void check(const TestGraph& graph, const Options& options, int mask = kAll) {
 template <class Op>
 void test_graphs() {
   for (const TestGraph& graph : test_graphs_around({32, 64})) {
-    for_orders([&] { check<Op, float>(graph, {}); }, 1);
+    check<Op, float>(graph, {});
   }
 }
 
@@ -211,7 +211,7 @@ template <class Op>
 void test_options() {
   const TestGraph graph = random_graph(7, 40, 0);
   for (const BasisKind kind : {BasisKind::gaussian, BasisKind::bessel, BasisKind::expnorm}) {
-    for (const int basis : {1, 5, 20}) check<Op, float>(graph, {16, basis, kind, false});
+    for (const int basis : {5, 20}) check<Op, float>(graph, {16, basis, kind, false});
     check<Op, double>(graph, {16, 7, kind, false});
   }
   check<Op, float>(graph, {48, 6, BasisKind::gaussian, false});
@@ -220,7 +220,7 @@ void test_options() {
 
 template <class Op>
 void test_masks() {
-  for (int i = 0; i < 10; ++i) check<Op, float>(random_graph(6, 40, 1), {}, 1 << i);
+  for (int i = 0; i < 10; ++i) check<Op, float>(random_graph(6, 17, 1), {}, 1 << i);
 }
 
 template <class Op>
