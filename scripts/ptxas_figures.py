@@ -31,6 +31,8 @@ def parse(log: str) -> dict[tuple[str, str], dict[str, int]]:
 def short_name(mangled: str) -> str:
     name = subprocess.run(["c++filt", mangled], capture_output=True, text=True, check=True).stdout.strip()
     name = re.sub(r"\(anonymous namespace\)::|symkern::|void |neighbor_cuda::", "", name)
+    name = re.sub(r"\(Tile(Math|Bug)\)", "", name)
+    name = re.sub(r"tile_pass<GpuBlock<(\w+), (\d), (\d+), .*?>, (\w+)<.*", r"\4 \1, math \2, \3 rows", name)
     return re.sub(r"\((?!.*\().*$", "", name.split("(")[0] if "for_each" not in name else name)[:60]
 
 

@@ -30,7 +30,8 @@ void with_block(bool tf32, const F& f) {
   if constexpr (sizeof(S) == 8) {
     f(TileBlock<GpuBlock<S, TileMath::fma, rows, fit>>{});
   } else if (tf32) {
-    f(TileBlock<GpuBlock<S, TileMath::tf32, rows, fit>>{});
+    constexpr int own = rows == 64 ? fit : 1;  // here the compiler wants more registers than for three products
+    f(TileBlock<GpuBlock<S, TileMath::tf32, rows, own>>{});
   } else {
     f(TileBlock<GpuBlock<S, TileMath::tf32x3, rows, fit>>{});
   }
