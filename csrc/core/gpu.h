@@ -70,6 +70,8 @@
 #define SYMKERN_BOUNDS(...) __launch_bounds__(__VA_ARGS__)
 #define SYMKERN_DEVICE __device__ __forceinline__
 #define SYMKERN_UNROLL _Pragma("unroll")
+#define SYMKERN_PRAGMA(text) _Pragma(#text)
+#define SYMKERN_UNROLL_BY(count) SYMKERN_PRAGMA(unroll count)
 #define SYMKERN_NO_UNROLL _Pragma("unroll 1")
 #define SYMKERN_SHARED(type, name, count) __shared__ __align__(16) type name[count]
 #define SYMKERN_DYNAMIC_SHARED(type, name)          \
@@ -80,6 +82,7 @@
 #define SYMKERN_BOUNDS(...)
 #define SYMKERN_DEVICE inline
 #define SYMKERN_UNROLL
+#define SYMKERN_UNROLL_BY(count)
 #define SYMKERN_NO_UNROLL
 // The static in the lambda gives one key per declaration and template instance, as one __shared__ variable does.
 #define SYMKERN_SHARED(type, name, count)                                       \

@@ -81,7 +81,6 @@ SYMKERN_QUAD_WORD(reciprocal)
 SYMKERN_QUAD_WORD(exponential)
 SYMKERN_QUAD_WORD(sigmoid)
 SYMKERN_QUAD_WORD(log_one_plus)
-SYMKERN_QUAD_WORD(sigmoid)
 #undef SYMKERN_QUAD_WORD
 
 template <class S>

@@ -64,7 +64,7 @@ SYMKERN_KERNEL SYMKERN_BOUNDS(kThreads, sizeof(T) == 4 ? 5 : 3)
       const bool tile_bad = __syncthreads_or(j < end && !finite(y));
       T nearest[Q];
       for (int q = 0; q < Q; ++q) nearest[q] = kInfinity<T>;
-      SYMKERN_UNROLL(8)
+      SYMKERN_UNROLL_BY(8)
       for (int k = 0; k < kTile; ++k) {
         const Point<T> target = tile[k];
         for (int q = 0; q < Q; ++q) {

@@ -10,13 +10,6 @@
 #include "core/gpu.h"
 #include "ops/chamfer.h"
 
-#define SYMKERN_PRAGMA(text) _Pragma(#text)
-#ifdef __CUDACC__
-#define SYMKERN_UNROLL(count) SYMKERN_PRAGMA(unroll count)
-#else
-#define SYMKERN_UNROLL(count)
-#endif
-
 namespace symkern::nearest_cuda {
 
 constexpr int kThreads = 128;

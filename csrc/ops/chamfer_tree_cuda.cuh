@@ -144,12 +144,12 @@ struct Query {
   template <bool EXACT>
   SYMKERN_DEVICE void look(const Point<T>* leaf, int64_t from) {
     if constexpr (EXACT) {
-      SYMKERN_UNROLL(4)
+      SYMKERN_UNROLL_BY(4)
       for (int k = 0; k < kFan; ++k) {
         if (covers(from + k) && !(filter_sq(x, leaf[k]) > limit)) best.offer(exact_sq(x, leaf[k]), leaf[k].id);
       }
     } else {
-      SYMKERN_UNROLL(8)
+      SYMKERN_UNROLL_BY(8)
       for (int k = 0; k < kFan; ++k) {
         const T d = filter_sq(x, leaf[k]);
         if (!GROUPED || covers(from + k)) smallest = fmin(smallest, d);
