@@ -23,8 +23,7 @@
 //   add_to(n, width, index, f, out)                 out[index(r)][c] += f(r, c), out (_, width); rows of equal index
 //                                  that follow each other are added up first. On the device equal ones must do so.
 //   add_parts<m>(n, width, index, f, out)           the same for rows of m parts, out (_, m, width): f(r, c, sums) adds
-//   m
-//                                  vectors to sums
+//                                  m vectors to sums
 //
 // Widths are multiples of 16, except those of `tile` and the `lda`-strided left side of products, and `width` of
 // add_product with its `m`. Every function ends with all threads of the Block done. Sums run in an order that depends
@@ -57,8 +56,7 @@ struct TileKernel {
   void (*run)(const Pass&, TileRange, S* scratch);
 };
 
-// ---- activations and their derivatives
-// -------------------------------------------------------------------------------
+// ---- activations and their derivatives -------------------------------------------------------------------------
 
 template <class V>
 struct Activation {

@@ -133,7 +133,7 @@ struct ParameterSums {
     slots[3] = sums.add(to.second_bias.data<S>(), 1, w);
     slots[4] = sums.add(to.p.data<S>(), 1, k);
     slots[5] = sums.add(to.q.data<S>(), 1, k);
-    sums.allocate();
+    sums.allocate(true);
   }
   FilterSums<S> begin(int64_t c) const {
     sums.begin(c);
@@ -147,7 +147,7 @@ void run_forward(const Launch& launch, const Cfconv& args, Tensor& out) {
   const HostCall<S> call(args, launch, true);
   check_distances<S>(args.filter, call.chunks);
   const AtomSums<S> atoms(call.chunks, args.width, out.mutable_data_ptr<S>());
-  run_filters<S>(args.filter, call.chunks, kernels<S>().forward,
+  run_filters<S>(args.filter, call.chunks, kernels<S>().forward, nullptr,
                  [&](int64_t c) { return CfconvForward<S>{call.in, atoms.begin(c)}; });
   atoms.finish();
 }
@@ -157,7 +157,7 @@ void run_backward(const Launch& launch, const Cfconv& args, const Tensor& grad, 
   const HostCall<S> call(args, launch, false);
   const AtomSums<S> atoms(call.chunks, args.width, to.h.data<S>());
   const ParameterSums<S> parameters(args, to, call.chunks);
-  run_filters<S>(args.filter, call.chunks, kernels<S>().backward, [&](int64_t c) {
+  run_filters<S>(args.filter, call.chunks, kernels<S>().backward, &parameters.sums, [&](int64_t c) {
     return CfconvBackward<S>{call.in, grad.const_data_ptr<S>(), atoms.begin(c), to.d.data<S>(), parameters.begin(c)};
   });
   atoms.finish();
@@ -171,7 +171,7 @@ void run_double_backward(const Launch& launch, const Cfconv& args, const Tensor&
   const HostCall<S> call(args, launch, false);
   const AtomSums<S> received(call.chunks, args.width, out.data<S>()), sent(call.chunks, args.width, to.h.data<S>());
   const ParameterSums<S> parameters(args, to, call.chunks);
-  run_filters<S>(args.filter, call.chunks, kernels<S>().double_backward, [&](int64_t c) {
+  run_filters<S>(args.filter, call.chunks, kernels<S>().double_backward, &parameters.sums, [&](int64_t c) {
     S* const h = sent.begin(c);
     return CfconvDoubleBackward<S>{
         call.in,           along_h.const_data_ptr<S>(),       data_or_null<S>(along_d), grad.const_data_ptr<S>(),

@@ -167,7 +167,7 @@ struct ParameterSums {
     slots[1] = sums.add(to.bias.data<S>(), 1, w);
     slots[2] = sums.add(to.p.data<S>(), 1, k);
     slots[3] = sums.add(to.q.data<S>(), 1, k);
-    sums.allocate();
+    sums.allocate(true);
   }
   FilterSums<S> begin(int64_t c) const {
     sums.begin(c);
@@ -182,7 +182,7 @@ void run_forward(const Launch& launch, const Painn& args, Tensor& dq, Tensor& dm
   check_distances<S>(args.filter, call.chunks);
   const AtomSums<S> scalars(call.chunks, args.width, dq.mutable_data_ptr<S>());
   const AtomSums<S> vectors(call.chunks, 3 * args.width, dmu.mutable_data_ptr<S>());
-  run_filters<S>(args.filter, call.chunks, kernels<S>().forward,
+  run_filters<S>(args.filter, call.chunks, kernels<S>().forward, nullptr,
                  [&](int64_t c) { return PainnForward<S>{call.in, scalars.begin(c), vectors.begin(c)}; });
   scalars.finish();
   vectors.finish();
@@ -194,7 +194,7 @@ void run_backward(const Launch& launch, const Painn& args, const OutputGradients
   const AtomSums<S> phi(call.chunks, 3 * args.width, to.phi.data<S>());
   const AtomSums<S> mu(call.chunks, 3 * args.width, to.mu.data<S>());
   const ParameterSums<S> parameters(args, to, call.chunks);
-  run_filters<S>(args.filter, call.chunks, kernels<S>().backward, [&](int64_t c) {
+  run_filters<S>(args.filter, call.chunks, kernels<S>().backward, &parameters.sums, [&](int64_t c) {
     return PainnBackward<S>{
         call.in,        grad.q.const_data_ptr<S>(), grad.mu.const_data_ptr<S>(), phi.begin(c), mu.begin(c),
         to.d.data<S>(), to.directions.data<S>(),    parameters.begin(c)};
@@ -214,7 +214,7 @@ void run_double_backward(const Launch& launch, const Painn& args, const Directio
   const AtomSums<S> scalars(call.chunks, w, out_q.data<S>()), vectors(call.chunks, 3 * w, out_mu.data<S>()),
       phi(call.chunks, 3 * w, to.phi.data<S>()), mu(call.chunks, 3 * w, to.mu.data<S>());
   const ParameterSums<S> parameters(args, to, call.chunks);
-  run_filters<S>(args.filter, call.chunks, kernels<S>().double_backward, [&](int64_t c) {
+  run_filters<S>(args.filter, call.chunks, kernels<S>().double_backward, &parameters.sums, [&](int64_t c) {
     return PainnDoubleBackward<S>{call.in,
                                   along.phi.const_data_ptr<S>(),
                                   along.mu.const_data_ptr<S>(),

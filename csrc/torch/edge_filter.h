@@ -155,15 +155,23 @@ class FilterRows {
   int64_t pairs_, singles_;
 };
 
-// Runs a pass over all filters. make(chunk) zeroes the sums of a chunk, and is the pass that adds to them.
+// Runs a pass over all filters. make(chunk) zeroes the sums of a chunk, and is the pass that adds to them; `sums` are
+// those over all edges, or null: they are folded every ten tiles.
 template <class S, class Pass, class Make>
 void run_filters(const FilterArguments& in, const FusedChunks& chunks, const TileKernel<Pass>& kernel,
-                 const Make& make) {
+                 const WeightSums<S>* sums, const Make& make) {
+  constexpr int64_t kStretch = 480;
   const int64_t* reverse = data_or_null<int64_t>(in.reverse);
   chunks.run<S>(kernel.room(make(0)), [&](int64_t c, S* scratch) {
     const Pass pass = make(c);
     const FilterRows rows(pass.in.filter, reverse, chunks.edges(), chunks[c]);
-    rows.run(pass, [&](const Pass& part, TileRange range) { kernel.run(part, range, scratch); });
+    rows.run(pass, [&](const Pass& part, TileRange range) {
+      if (sums == nullptr) return kernel.run(part, range, scratch);
+      for (int64_t begin = range.begin; begin < range.end; begin += kStretch) {
+        kernel.run(part, {begin, std::min(begin + kStretch, range.end)}, scratch);
+        sums->fold(c);
+      }
+    });
   });
 }
 

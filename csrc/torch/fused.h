@@ -188,14 +188,27 @@ class WeightSums {
     return static_cast<int>(slots_.size()) - 1;
   }
 
-  // After the last add().
-  void allocate() { sums_ = arena_.allocate<S>(static_cast<size_t>(size_ * chunks_.count())); }
+  // After the last add(). `folded`: a chunk is summed in short stretches, each ended by fold(). Rounding then grows
+  // with the root of a stretch and of their number, and no longer with that of their product.
+  void allocate(bool folded = false) {
+    const int64_t all = size_ * chunks_.count();
+    sums_ = arena_.allocate<S>(static_cast<size_t>(folded ? 2 * all : all));
+    now_ = folded ? sums_ + all : sums_;
+  }
 
   // For the one who works on chunk c, first of all.
-  void begin(int64_t c) const { std::memset(sums_ + c * size_, 0, static_cast<size_t>(size_) * sizeof(S)); }
+  void begin(int64_t c) const {
+    for (S* set : {sums_, now_}) std::memset(set + c * size_, 0, static_cast<size_t>(size_) * sizeof(S));
+  }
   S* at(int64_t c, int slot) const {
     const Slot& s = slots_[static_cast<size_t>(slot)];
-    return s.out == nullptr ? nullptr : sums_ + c * size_ + s.start;
+    return s.out == nullptr ? nullptr : now_ + c * size_ + s.start;
+  }
+
+  // Ends a stretch of chunk c.
+  void fold(int64_t c) const {
+    S *to = sums_ + c * size_, *from = now_ + c * size_;
+    for (int64_t i = 0; i < size_; ++i) to[i] += from[i], from[i] = 0;
   }
 
   // After all chunks.
@@ -223,7 +236,7 @@ class WeightSums {
   const FusedChunks& chunks_;
   std::vector<Slot> slots_;
   int64_t size_ = 0;
-  S* sums_ = nullptr;
+  S *sums_ = nullptr, *now_ = nullptr;
   Arena arena_;
 };
 
