@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What can be verified of the CUDA half without a GPU: it compiles and links for two architectures, loads beside a
-# CPU-only torch and shows its kernels, and ptxas reports no spills. Usage: cuda_check.sh [architectures, e.g. "80;90"]
+# CPU-only torch and shows its kernels, and ptxas reports next to no spills. Usage: cuda_check.sh [architectures, e.g. "80;90"]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 architectures=${1:-80;90}

@@ -106,12 +106,12 @@ SYMKERN_KERNEL SYMKERN_BOUNDS(256) finish_tiles(TileFinish<S> work) {
   SYMKERN_SHARED(double, partial, 256);
   for (int j = 0; j < work.count; ++j) {
     const typename TileFinish<S>::Part& part = work.parts[j];
-    const int64_t size = part.rows * part.columns;
-    for (int64_t first = int64_t{32} * blockIdx.x; first < size; first += int64_t{32} * gridDim.x) {
-      const int64_t i = first + gpu::lane();
+    const int rows = static_cast<int>(part.rows), columns = static_cast<int>(part.columns), size = rows * columns;
+    for (int first = 32 * static_cast<int>(blockIdx.x); first < size; first += 32 * static_cast<int>(gridDim.x)) {
+      const int i = first + gpu::lane();
       double sum = 0;
       if (i < size) {
-        const S* from = part.sums + (part.transposed ? i % part.columns * part.rows + i / part.columns : i);
+        const S* from = part.sums + (part.transposed ? i % columns * rows + i / columns : i);
         for (int64_t b = gpu::warp(); b < work.blocks; b += 8) sum += from[b * work.stride];
       }
       partial[threadIdx.x] = sum;
