@@ -26,6 +26,9 @@ ul { list-style: none; padding: 0; margin: 10px 0; font-size: 14.5px; } li { pad
 .tile b { display: block; font-size: 22px; color: #2563a8; } .tile span { font-size: 13px; color: #64748b; }
 figure { margin: 16px 0 4px; } img { max-width: 100%; display: block; margin: 0 auto; }
 figcaption { font-size: 13.5px; color: #64748b; text-align: center; margin-top: 4px; }
+h3 { font-size: 15px; margin: 18px 0 0; color: #475569; } small { color: #64748b; } a { color: #2563a8; }
+.cell { border-radius: 4px; padding: 1px 5px; } ul.plain { list-style: disc; padding-left: 20px; }
+details { margin-top: 12px; font-size: 14.5px; } summary { cursor: pointer; color: #475569; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 3px 18px; font-size: 14.5px; margin: 8px 0; }
 dt { color: #64748b; } dd { margin: 0; }
 pre { font-size: 12.5px; line-height: 1.5; overflow-x: auto; margin: 4px 0; }
