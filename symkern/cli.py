@@ -24,6 +24,7 @@ _EXTRAS = {
     "matplotlib": "demo",
     "rich": "demo",
     "scipy": "demo",
+    "sklearn": "reproduce",
     "pytest": "bench",
     "pytest_benchmark": "bench",
 }
