@@ -18,9 +18,10 @@ def rows() -> list[Row]:
     made = []
     for section in ("paper's protocol", "converged"):
         for task in ("symmetric", "asymmetric"):
+            stops = {"best_epoch": [61, 194], "stopped_epoch": [70, 200], "paper_stopped_epoch": [73, 86]}
             notes = {"section": section, "mark": "red", "paper_mark": "green", "paper_std": 0.092, "unit": "Å²"}
             made += [
-                Row("EGNN", f"{task}/sbcd", 0.907, [0.25, 0.75], True, {**notes, "best_epoch": [61, 194]}),
+                Row("EGNN", f"{task}/sbcd", 0.907, [0.25, 0.75], True, {**notes, **stops}),
                 Row("SANN", f"{task}/sbcd", None, [0.0, 0.0], False, {"section": section, "parameters": 12345}),
                 Row("SANN", f"{task}/matched", None, [1.0, float("nan")], True, {"section": section}),
             ]
@@ -104,7 +105,7 @@ def test_report(tmp_path: Path) -> None:
     assert '<span class="cell fail" title="runs: 0.25, 0.75">0.5 ± 0.25</span>' in last
     assert '<span class="cell pass" title="">0.907 ± 0.092</span>' in last
     text = text_of(last)
-    assert "best epoch 61-194" in text
+    assert text.count("EGNN best epoch 61-194 stopped at 70-200 paper stopped at 73-86 0.907 ± 0.092 0.5 ± 0.25") == 2
     assert "12,345 parameters" in text
     assert "not finite" in text
     assert "reduced" in text
@@ -134,7 +135,7 @@ def test_every_figure_of_every_row_is_on_the_page(tmp_path: Path) -> None:
     page = report.build(tmp_path).read_text()
     for row in made:
         assert f">{row.runs[0]:.4g}</span>" in page
-    assert page.count("<table>") == 3  # one for each metric
+    assert page.count("<table ") == 3  # one for each metric
     assert page.count('<th colspan="1">') == 12
 
 

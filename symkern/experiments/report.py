@@ -47,7 +47,7 @@ def build(folder: Path) -> Path:
         *(_section(_anchor(k), path, content) for k, (path, content) in enumerate(found)),
     ]
     target = folder / "report.html"
-    target.write_text(page("symkern: published results, rerun", "\n".join(body)), encoding="utf-8")
+    target.write_text(page("symkern: published results, rerun", "\n".join(body), width=1180), encoding="utf-8")
     return target
 
 
@@ -98,8 +98,9 @@ def _section(anchor: str, path: Path, content: Mapping[str, Any]) -> str:
     settings = dict(content["settings"])
     findings = "".join(f"<li>{escape(text)}</li>" for text in settings.pop("findings", []))
     notes = settings.pop("notes", [])
+    mixed = len({row["status"] for row in content["rows"]}) > 1
     tables = "".join(
-        _section_table(section, [row for row in content["rows"] if row.get("section") == section])
+        _section_table(section, [row for row in content["rows"] if row.get("section") == section], mixed)
         for section in dict.fromkeys(row.get("section") for row in content["rows"])
     )
     title = _title(path, content)
@@ -146,10 +147,11 @@ def _plain(value: Any) -> str:
 # ---- tables ----------------------------------------------------------------------------------------------------------
 
 
-def _section_table(section: str | None, rows: Sequence[_Row]) -> str:
+def _section_table(section: str | None, rows: Sequence[_Row], mixed: bool) -> str:
+    """`mixed`: the experiment has rows of both statuses, so that each reduced one is to be marked."""
     heading = "" if section is None else f"<h3>{escape(section)}</h3>"
     groups = _grouped(list(dict.fromkeys(row["column"] for row in rows)))
-    return heading + "".join(_table(columns, rows) for columns in groups)
+    return heading + "".join(_table(columns, rows, mixed) for columns in groups)
 
 
 def _grouped(columns: list[str]) -> list[list[str]]:
@@ -166,7 +168,7 @@ def _grouped(columns: list[str]) -> list[list[str]]:
     return min(by(2), by(0), key=lambda groups: (max(max(map(len, groups)), _WIDEST), len(groups)))
 
 
-def _table(columns: Sequence[str], rows: Sequence[_Row]) -> str:
+def _table(columns: Sequence[str], rows: Sequence[_Row], mixed: bool) -> str:
     cells: dict[tuple[str, str], list[_Row]] = {}
     for row in rows:
         cells.setdefault((record.full_name(row), row["column"]), []).append(row)
@@ -179,19 +181,37 @@ def _table(columns: Sequence[str], rows: Sequence[_Row]) -> str:
         second.append("<th>paper</th><th>ours</th>" if c in quoted else "<th>ours</th>")
     body = []
     for m in models:
-        line = [f'<td class="text">{escape(m)}{_parameters(m, cells)}</td>']
+        of_model = [row for c in columns for row in cells.get((m, c), [])]
+        common = {_epochs(row) for row in of_model}
+        together = common.pop() if len(common) == 1 else ()
+        line = [f'<td class="text">{escape(m)}{_small([*_parameters(of_model), *together])}</td>']
         for c in columns:
             here = cells.get((m, c), [])
             line += [f"<td>{'<br>'.join(map(_paper, here))}</td>"] if c in quoted else []
-            line.append(f"<td>{'<br>'.join(map(_ours, here))}</td>")
+            notes = [
+                [*(() if together else _epochs(row)), *(["reduced"] if mixed and row["status"] == "reduced" else [])]
+                for row in here
+            ]
+            ours = [_ours(row) + _small(extra) for row, extra in zip(here, notes, strict=True)]
+            line.append(f"<td>{'<br>'.join(ours)}</td>")
         body.append(f"<tr>{''.join(line)}</tr>")
     head = f"<thead><tr>{''.join(first)}</tr><tr>{''.join(second)}</tr></thead>"
-    return f'<div class="scroll"><table>{head}<tbody>{"".join(body)}</tbody></table></div>'
+    return f'<div class="scroll"><table class="close">{head}<tbody>{"".join(body)}</tbody></table></div>'
 
 
-def _parameters(model: str, cells: Mapping[tuple[str, str], Sequence[_Row]]) -> str:
-    counts = {row["parameters"] for (m, _), here in cells.items() if m == model for row in here if "parameters" in row}
-    return f"<br><small>{', '.join(f'{n:,}' for n in sorted(counts))} parameters</small>" if counts else ""
+def _parameters(rows: Sequence[_Row]) -> list[str]:
+    counts = sorted({row["parameters"] for row in rows if row.get("parameters") is not None})
+    return [f"{', '.join(f'{count:,}' for count in counts)} parameters"] if counts else []
+
+
+def _epochs(row: _Row) -> tuple[str, ...]:
+    """Where the runs were best and where they stopped."""
+    names = {"best_epoch": "best epoch", "stopped_epoch": "stopped at", "paper_stopped_epoch": "paper stopped at"}
+    return tuple(f"{name} {epochs}" for key, name in names.items() if (epochs := record.epochs(row, key)))
+
+
+def _small(lines: Sequence[str]) -> str:
+    return "".join(f"<br><small>{escape(line)}</small>" for line in lines)
 
 
 def _paper(row: _Row) -> str:
@@ -201,15 +221,8 @@ def _paper(row: _Row) -> str:
 def _ours(row: _Row) -> str:
     shown = record.value(row["mean"])
     spread = record.spread(row)
-    text = escape(f"{shown} ± {spread}" if spread else shown)
-    small = [f"best epoch {epochs}" if (epochs := record.best_epochs(row)) else "", *_reduced(row)]
     runs = ", ".join(record.value(run) for run in row["runs"])
-    detail = "".join(f"<br><small>{escape(s)}</small>" for s in small if s)
-    return _marked(row.get("mark"), text, f"runs: {runs}") + detail
-
-
-def _reduced(row: _Row) -> list[str]:
-    return ["reduced"] if row["status"] == "reduced" else []
+    return _marked(row.get("mark"), escape(f"{shown} ± {spread}" if spread else shown), f"runs: {runs}")
 
 
 def _marked(mark: str | None, text: str, title: str) -> str:
