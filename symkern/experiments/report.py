@@ -15,6 +15,7 @@ from symkern.experiments import record
 
 _Row = Mapping[str, Any]
 _WIDEST = 6  # columns of one table
+_EPOCHS = {"best_epoch": "best epoch", "stopped_epoch": "stopped at", "paper_stopped_epoch": "paper stopped at"}
 
 _LEGEND = (
     "Published figure beside ours: mean ± standard deviation over the runs; the runs themselves appear under the "
@@ -182,18 +183,12 @@ def _table(columns: Sequence[str], rows: Sequence[_Row], mixed: bool) -> str:
     body = []
     for m in models:
         of_model = [row for c in columns for row in cells.get((m, c), [])]
-        common = {_epochs(row) for row in of_model}
-        together = common.pop() if len(common) == 1 else ()
-        line = [f'<td class="text">{escape(m)}{_small([*_parameters(of_model), *together])}</td>']
+        shared = _shared(of_model)
+        line = [f'<td class="text">{escape(m)}{_small([*_parameters(of_model), *shared])}</td>']
         for c in columns:
             here = cells.get((m, c), [])
             line += [f"<td>{'<br>'.join(map(_paper, here))}</td>"] if c in quoted else []
-            notes = [
-                [*(() if together else _epochs(row)), *(["reduced"] if mixed and row["status"] == "reduced" else [])]
-                for row in here
-            ]
-            ours = [_ours(row) + _small(extra) for row, extra in zip(here, notes, strict=True)]
-            line.append(f"<td>{'<br>'.join(ours)}</td>")
+            line.append(f"<td>{'<br>'.join(_ours(row, shared, mixed) for row in here)}</td>")
         body.append(f"<tr>{''.join(line)}</tr>")
     head = f"<thead><tr>{''.join(first)}</tr><tr>{''.join(second)}</tr></thead>"
     return f'<div class="scroll"><table class="close">{head}<tbody>{"".join(body)}</tbody></table></div>'
@@ -204,10 +199,18 @@ def _parameters(rows: Sequence[_Row]) -> list[str]:
     return [f"{', '.join(f'{count:,}' for count in counts)} parameters"] if counts else []
 
 
-def _epochs(row: _Row) -> tuple[str, ...]:
+def _epochs(row: _Row) -> list[str]:
     """Where the runs were best and where they stopped."""
-    names = {"best_epoch": "best epoch", "stopped_epoch": "stopped at", "paper_stopped_epoch": "paper stopped at"}
-    return tuple(f"{name} {epochs}" for key, name in names.items() if (epochs := record.epochs(row, key)))
+    return [f"{name} {epochs}" for key, name in _EPOCHS.items() if (epochs := record.epochs(row, key))]
+
+
+def _shared(rows: Sequence[_Row]) -> list[str]:
+    """Of `_epochs` what has no other value in another column, to be shown once."""
+    shared = []
+    for key, name in _EPOCHS.items():
+        values = {epochs for row in rows if (epochs := record.epochs(row, key))}
+        shared += [f"{name} {epochs}" for epochs in values if len(values) == 1]
+    return shared
 
 
 def _small(lines: Sequence[str]) -> str:
@@ -218,11 +221,15 @@ def _paper(row: _Row) -> str:
     return _marked(row.get("paper_mark"), escape(record.published(row)), "")
 
 
-def _ours(row: _Row) -> str:
+def _ours(row: _Row, shared: Sequence[str], mixed: bool) -> str:
     shown = record.value(row["mean"])
     spread = record.spread(row)
     runs = ", ".join(record.value(run) for run in row["runs"])
-    return _marked(row.get("mark"), escape(f"{shown} ± {spread}" if spread else shown), f"runs: {runs}")
+    details = [line for line in _epochs(row) if line not in shared]
+    details += ["reduced"] if mixed and row["status"] == "reduced" else []
+    return _marked(row.get("mark"), escape(f"{shown} ± {spread}" if spread else shown), f"runs: {runs}") + _small(
+        details
+    )
 
 
 def _marked(mark: str | None, text: str, title: str) -> str:
