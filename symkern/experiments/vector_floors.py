@@ -12,6 +12,7 @@ from itertools import pairwise, product
 import torch
 from torch import Tensor
 
+from symkern.experiments.vector_metrics import measure
 from symkern.experiments.vector_task import VectorTask
 from symkern.stabilizer import Stabilizers
 
@@ -80,3 +81,19 @@ def single_output_floor(task: VectorTask) -> float:
     chosen = torch.stack([labels[each, list(j)] for j in product(range(atoms), repeat=molecules)])
     spread = (chosen - chosen.mean(1, keepdim=True)).square().sum((1, 2)) / molecules
     return atoms * float(spread.min())
+
+
+def descend(task: VectorTask, metric: str, *, scale: float, seed: int = 0, steps: int = 60) -> Tensor:
+    """The vectors (N, 3) that gradient descent on a metric ends at where there is no network: the vectors themselves.
+
+    Args:
+        scale: standard deviation of the vectors at the start; outputs of untrained networks are small.
+    """
+    random = torch.Generator().manual_seed(seed)
+    vectors = scale * torch.randn(task.pos.shape, generator=random, dtype=torch.float64)
+    for _ in range(steps):
+        vectors.requires_grad_()
+        error = measure(metric, task.output(vectors), task.target, task.sym, task.kind).sum()
+        (gradient,) = torch.autograd.grad(error, vectors)
+        vectors = (vectors - 0.25 * gradient).detach()
+    return vectors
