@@ -156,9 +156,10 @@ def _contradiction(floor: dict[str, float]) -> str:
     """Which of the paper's figures no equivariant output can have, by the reading of the distance."""
     quoted = {model: PUBLISHED[model][2][0] for model in ("EGNN", "PaiNN")}
     return (
-        f"No one reading of the distance allows both of the paper's equivariant figures for it, EGNN {quoted['EGNN']:g} "
-        f"and PaiNN {quoted['PaiNN']:g}: from prediction to label zero vectors already have {floor['sbcd']:.4f}, far "
-        f"below the first, and from label to prediction nothing equivariant is below {floor['sbcd-reverse']:.3f}."
+        f"The paper's figures for it fit no one reading of the distance: PaiNN's {quoted['PaiNN']:g} is below what an "
+        f"equivariant output can have from prediction to label, {floor['sbcd']:.4f} ({floor['sbcd'] / 3:.4f} as a mean "
+        f"over atoms), or from label to prediction, {floor['sbcd-reverse']:.3f}; EGNN's {quoted['EGNN']:g} is far above "
+        f"what zero vectors have in the first, {floor['sbcd']:.4f}."
     )
 
 
