@@ -157,9 +157,9 @@ def make(name: str, *, per: str = "atom", seed: int, dtype: torch.dtype = torch.
             charges times positions in models without vectors of their own.
         seed: of weights and noise.
         dtype: of weights and positions.
-        grid: settings other than the defaults: `layers`, `hidden`; `cutoff` (Å; None joins all atoms of a molecule
-            that are within the cutoff of the network as the QM9 models have it); `noise` (Å) for +Noise; `num_spherical`,
-            `num_radial`, `tolerance` (Å) for SANN.
+        grid: settings other than the defaults: `layers`; `hidden`; `cutoff` in Å, of network and graph (None: that of
+            the network's QM9 model, and graphs that join all atoms of a molecule); `noise` in Å for +Noise;
+            `num_spherical`, `num_radial` and `tolerance` in Å for SANN.
 
     Raises:
         ValueError: an unknown name, `per` or setting.
@@ -236,7 +236,6 @@ def _dimenet(s: dict[str, Any], encoder: bool) -> nn.Module:
         max(hidden // 2, 1),
         out_emb_channels=2 * hidden,
         cutoff=s["cutoff"],
-        output_initializer="glorot_orthogonal",
     )
 
 

@@ -177,4 +177,11 @@ class SANN(nn.Module):
         for name, atoms in (("canonical", len(canonical.positions)), ("graphs", graphs.within.num_nodes)):
             if atoms != len(z):
                 raise ValueError(f"{name} must be of the {len(z)} atoms of z, got of {atoms}")
+        if canonical.positions.dtype != pos.dtype:
+            raise ValueError(f"canonical must be {pos.dtype}, as pos is, got {canonical.positions.dtype}")
+        # on CUDA the comparison would have to wait for the device
+        if not (pos.is_cuda or torch.compiler.is_compiling()) and not torch.equal(
+            canonical.sym.positions, pos.detach()
+        ):
+            raise ValueError("canonical must be of these positions, got that of others: make it anew when atoms move")
         return canonical, graphs
