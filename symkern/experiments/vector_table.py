@@ -23,13 +23,12 @@ from symkern.experiments.squares import squares
 from symkern.experiments.vector_floors import equivariant_floor
 from symkern.experiments.vector_metrics import means
 from symkern.experiments.vector_task import VectorTask
-from symkern.experiments.vector_training import Recipe, fit
+from symkern.experiments.vector_training import DRAWS, Recipe, fit
 from symkern.experiments.water_modes import water_modes
 from symkern.nn.basic import check_positive
 
 SEEDS = 10
 SEARCH_SEEDS = 2
-DRAWS = 16  # of the noise of a "+Noise" model, for its test
 PAPER = Recipe("sbcd", steps=100, lr=1e-4)
 CONVERGED = Recipe("matched", steps=5000, lr=1e-3, patience=500)
 # where no grid is searched: a point within it, or as large for networks that have none
@@ -206,7 +205,7 @@ def train(
     """One cell: a model trained and tested on one task."""
     module = vector_models.make(model, per="atom", seed=seed, **settings).to(device)
     molecules = make_task(task, seed).to(device, next(module.parameters()).dtype)
-    return fit(module, molecules, Recipe(**recipe), draws=DRAWS if "+Noise" in model else 1)
+    return fit(module, molecules, Recipe(**recipe))
 
 
 def _train_all(

@@ -16,7 +16,10 @@ from torch import Tensor, nn
 
 from symkern.experiments.vector_metrics import METRICS, means
 from symkern.experiments.vector_task import VectorTask
+from symkern.models.vector_outputs import Noisy
 from symkern.nn.basic import check_positive
+
+DRAWS = 16  # of the noise of a "+Noise" model, for its test
 
 
 @dataclass(frozen=True)
@@ -49,18 +52,16 @@ class Recipe:
         return self.lr * (1 + math.cos(math.pi * step / self.steps)) / 2
 
 
-def fit(module: nn.Module, task: VectorTask, recipe: Recipe, *, draws: int = 1) -> dict[str, Any]:
+def fit(module: nn.Module, task: VectorTask, recipe: Recipe) -> dict[str, Any]:
     """Train `module` (of `vector_models.make`) in place, and keep the weights with the least loss.
 
     Args:
         task: in the dtype and on the device of the module.
-        draws: of a noise that the module has in training mode. With more than one the test is their mean, and there is
-            one without noise beside it.
 
     Returns:
-        "metrics": the mean over molecules of every metric; "quiet": the same without noise, if there are `draws`;
-        "best_step": after how many updates the loss was least; "steps": updates in all; "ended": "steps", "below" or
-        "patience"; "parameters": how many the module has.
+        "metrics": the mean over molecules of every metric, and over `DRAWS` of noise where the model has noise; "quiet":
+        then also the same without it; "best_step": after how many updates the loss was least; "steps": updates in all;
+        "ended": "steps", "below" or "patience"; "parameters": how many the module has.
 
     Raises:
         FloatingPointError: the loss is not finite.
@@ -96,12 +97,21 @@ def fit(module: nn.Module, task: VectorTask, recipe: Recipe, *, draws: int = 1) 
     _copy(best, weights)
     count = sum(p.numel() for p in weights)
     result = {"best_step": best_step, "steps": step, "ended": ended, "parameters": count}
-    tests = [means(task.output(module(prepared)), task.target, task.sym, task.kind) for _ in range(draws)]
+    noisy = [part for part in module.modules() if isinstance(part, Noisy)]
+    tests = [_test(module, prepared, task) for _ in range(DRAWS if noisy else 1)]
     result["metrics"] = {name: fmean(test[name] for test in tests) for name in METRICS}
-    if draws > 1:
-        module.eval()
-        result["quiet"] = means(task.output(module(prepared)), task.target, task.sym, task.kind)
+    if noisy:
+        levels = [part.sd for part in noisy]
+        for part in noisy:
+            part.sd = 0.0
+        result["quiet"] = _test(module, prepared, task)
+        for part, sd in zip(noisy, levels, strict=True):
+            part.sd = sd
     return result
+
+
+def _test(module: nn.Module, prepared: Any, task: VectorTask) -> dict[str, float]:
+    return means(task.output(module(prepared)), task.target, task.sym, task.kind)
 
 
 @torch.no_grad()
