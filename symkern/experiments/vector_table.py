@@ -39,6 +39,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "PaiNN": {"layers": 3, "hidden": 64},
     "SANN": {"layers": 2, "num_spherical": 3, "num_radial": 3},
 }
+NOISE = 0.01  # Å, the middle of the grid
 QUICK_STEPS = 1000
 
 # name of a column -> the metric in it, by the loss that was trained with
@@ -187,7 +188,8 @@ def plan_of(table: Table, *, quick: bool, seeds: int) -> list[Runs]:
 
 
 def _setting(model: str) -> dict[str, Any]:
-    return next(dict(settings) for network, settings in SETTINGS.items() if model.startswith(network))
+    noise = {"noise": NOISE} if "+Noise" in model else {}
+    return next({**settings, **noise} for network, settings in SETTINGS.items() if model.startswith(network))
 
 
 # ---- cells -----------------------------------------------------------------------------------------------------------
