@@ -124,7 +124,7 @@ def test_failures_are_told_when_the_others_are_done(tmp_path: Path, workers: int
         Cell("third", no_json, {}),
         Cell("good", double, {"x": 1}),
     ]
-    with pytest.raises(CellError, match="3 of 4 cells failed: first, second, third. The first, first:") as error:
+    with pytest.raises(CellError, match=r"3 of 4 cells failed: first, second, third. The first, first:") as error:
         cells.run(table, tmp_path, workers=workers, progress=False)
     assert "ValueError: cannot do 1" in str(error.value)
     assert "in fail" in str(error.value)  # the traceback
@@ -136,7 +136,7 @@ def test_failures_are_told_when_the_others_are_done(tmp_path: Path, workers: int
 def test_a_process_that_ends_is_a_failure(tmp_path: Path) -> None:
     table = [Cell("gone", leave, {"x": 1}), Cell("good", double, {"x": 1})]
     cells.run(table[1:], tmp_path, progress=False)
-    with pytest.raises(CellError, match="1 of 2 cells failed: gone. The first, gone:\nBrokenProcessPool"):
+    with pytest.raises(CellError, match=r"1 of 2 cells failed: gone. The first, gone:\nBrokenProcessPool"):
         cells.run(table, tmp_path, workers=2, progress=False)
 
 
@@ -183,7 +183,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
             cells.run([Cell(key, double, {"x": 1})], tmp_path)
     with pytest.raises(ValueError, match="key must be unique, got 'a' twice"):
         cells.run([good, good], tmp_path)
-    with pytest.raises(ValueError, match="function must be at the top level of a module, got .*local"):
+    with pytest.raises(ValueError, match=r"function must be at the top level of a module, got .*local"):
         cells.run([Cell("a", local, {})], tmp_path)
     with pytest.raises(ValueError, match="workers must be positive, got 0"):
         cells.run([good], tmp_path, workers=0)

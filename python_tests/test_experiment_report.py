@@ -192,7 +192,10 @@ def test_all_goes_on(tmp_path: Path, fakes: list[dict], capsys: pytest.CaptureFi
     assert [entry["name"] for entry in fakes] == ran
     options = {"data": None, "quick": True, "seeds": 3, "device": "cpu", "workers": 2}
     assert all(entry == {"name": entry["name"], **options} for entry in fakes)
-    assert "2 of 9 not finished:\n  asan-table2: 1 of 2 cells failed: a. The first, a:\n  sann-table3: 8000.hdf5 not found" in err
+    assert (
+        "2 of 9 not finished:\n  asan-table2: 1 of 2 cells failed: a. The first, a:\n  sann-table3: 8000.hdf5 not found"
+        in err
+    )
     assert "Traceback: deep inside" in err
     assert f"report: {tmp_path / 'report.html'}" in out
     page = (tmp_path / "report.html").read_text()

@@ -95,13 +95,11 @@ def test_formula(output: str) -> None:
         expected = torch.einsum("nij,nj->ni", turned, expected)
     elif output == "dipole":
         terms = expected[:, :1] * canonical.positions + expected[:, 1:]
-        expected = torch.zeros(5, 3, dtype=z.new_zeros(1).double().dtype).index_add(
-            0, batch, torch.einsum("nij,nj->ni", turned, terms)
-        )
+        expected = pos.new_zeros(5, 3).index_add(0, batch, torch.einsum("nij,nj->ni", turned, terms))
     else:
         expected = expected.new_zeros(5, 2).index_add(0, batch, expected)
     torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
-    assert found.abs().max() > 0.1
+    assert found.abs().max() > 0.01
 
 
 def test_edge_features_have_the_scale_of_comenet() -> None:
@@ -186,7 +184,7 @@ def test_relaxed_equivariance(structures: list[Structure]) -> None:
 
 def test_it_breaks_symmetries() -> None:
     """Of nearly all molecules with symmetry, no operation but the identity keeps the vectors."""
-    structures = [s for s in GROUPS if 1 < s.order and len(s.numbers) <= 130]
+    structures = [s for s in GROUPS if s.order > 1 and len(s.numbers) <= 130]
     with torch.no_grad():
         predicted = spread(structures, small()(*tensors(structures)))
     kept = [(np.abs(images(s, y) - y).max((1, 2)) < 1e-4).sum() for s, y in zip(structures, predicted, strict=True)]
@@ -194,11 +192,11 @@ def test_it_breaks_symmetries() -> None:
 
 
 def test_nearly_symmetric_molecules_are_equivariant() -> None:
-    """Where the positions tell the images apart, the choice between them turns along."""
+    """Where the positions tell the images apart, the choice between them turns along. (Those of water never do.)"""
     model = small()
-    z, pos, batch = tensors([NAMED[name] for name in ("H2O", "NH3", "benzene", "methane")])
+    z, pos, batch = tensors([NAMED[name] for name in ("NH3", "benzene", "methane")])
     pos = pos + 1e-3 * torch.randn(pos.shape, generator=generator(0), dtype=torch.float64)
-    assert sk.stabilizers(pos, z, batch=batch).order.tolist() == [4, 6, 24, 24]
+    assert sk.stabilizers(pos, z, batch=batch).order.tolist() == [6, 24, 24]
     q = torch.tensor(point_groups.random_orthogonal(np.random.default_rng(0), -1))
     with torch.no_grad():
         torch.testing.assert_close(model(z, pos @ q.T + 1, batch), model(z, pos, batch) @ q.T, rtol=1e-8, atol=1e-9)
@@ -304,7 +302,7 @@ def test_autocast() -> None:
 
 def test_saved_and_read(tmp_path: Path) -> None:
     model = small("scalar", out=2, cutoff=6.0, tolerance=0.02, num_layers=1)
-    sk.Normalized(copy.deepcopy(model)).save(tmp_path / "model.pt")
+    sk.Normalized(copy.deepcopy(model), mean=0.0, std=1.0).save(tmp_path / "model.pt")
     read = sk.load_model(tmp_path / "model.pt")
     z, pos, batch = tensors(SOME)
     with torch.no_grad():
@@ -345,7 +343,7 @@ def test_bad_input() -> None:
     water = sk.canonicalize(pos[:3], z[:3])
     with pytest.raises(ValueError, match="cell must be None"):
         model(z, pos, batch, cell=torch.eye(3, dtype=torch.float64))
-    with pytest.raises(ValueError, match="pos must be torch.float64"):
+    with pytest.raises(ValueError, match=r"pos must be torch\.float64"):
         model(z, pos.float(), batch)
     with pytest.raises(ValueError, match=r"z must lie in 1 \.\. 99"):
         model(torch.zeros_like(z), pos, batch)

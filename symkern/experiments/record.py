@@ -13,7 +13,6 @@ from typing import Any
 
 import symkern
 
-
 MARKS = (None, "green", "red")
 
 
@@ -107,7 +106,7 @@ def table(content: Mapping[str, Any], *, colored: bool = False) -> str:
         colored: show marks, with the escape sequences of terminals.
     """
     sections = list(dict.fromkeys(row.get("section") for row in content["rows"]))
-    lines = [("model", "column", "paper", "ours", "spread", "best epoch", "status")]
+    lines: list[tuple[str, ...]] = [("model", "column", "paper", "ours", "spread", "best epoch", "status")]
     lines += [_line(row) for row in content["rows"]]
     shown = [k for k in range(len(lines[0])) if any(line[k] for line in lines[1:])]
     widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
@@ -122,7 +121,15 @@ def table(content: Mapping[str, Any], *, colored: bool = False) -> str:
 
 
 def _line(row: Mapping[str, Any]) -> tuple[str, ...]:
-    return full_name(row), heading(row), published(row), value(row["mean"]), spread(row), best_epochs(row), row["status"]
+    return (
+        full_name(row),
+        heading(row),
+        published(row),
+        value(row["mean"]),
+        spread(row),
+        best_epochs(row),
+        row["status"],
+    )
 
 
 def _joined(line: Sequence[str], shown: Sequence[int], widths: Sequence[int], colors: Mapping[int, int]) -> str:
@@ -133,7 +140,11 @@ def _joined(line: Sequence[str], shown: Sequence[int], widths: Sequence[int], co
 
 def _colors(row: Mapping[str, Any]) -> dict[int, int]:
     codes = {"green": 32, "red": 31}
-    return {k: codes[row[name]] for k, name, text in ((2, "paper_mark", "paper"), (3, "mark", "mean")) if row.get(name) and row[text] is not None}
+    return {
+        k: codes[row[name]]
+        for k, name, text in ((2, "paper_mark", "paper"), (3, "mark", "mean"))
+        if row.get(name) and row[text] is not None
+    }
 
 
 def value(number: float | None) -> str:

@@ -33,7 +33,7 @@ def build(folder: Path) -> Path:
         FileNotFoundError: there are no results in `folder`.
         OSError: the page cannot be written.
     """
-    found = sorted(_results(folder), key=lambda item: _place(item[1]["name"], item[0]))
+    found = sorted(_results(folder), key=lambda item: _place(*item))
     if not found:
         raise FileNotFoundError(f"no results of `symkern reproduce` in {folder}")
     contents = "".join(
@@ -64,16 +64,21 @@ def _results(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     return found
 
 
-def _place(name: str, path: Path) -> tuple[int, str, str]:
+def _place(path: Path, content: Mapping[str, Any]) -> tuple[int, str, str]:
     """In the order of `experiments.NAMES`; a variant of a table after the table itself."""
-    base = max((k for k in experiments.NAMES if name.startswith(k)), key=len, default="")
-    return list(experiments.NAMES).index(base) if base else len(experiments.NAMES), name, str(path)
+    base = _base(str(content["name"]))
+    return list(experiments.NAMES).index(base) if base else len(experiments.NAMES), str(content["name"]), path.stem
+
+
+def _base(name: str) -> str:
+    """The experiment that `name` belongs to, if it is one of ours."""
+    return max((known for known in experiments.NAMES if name.startswith(known)), key=len, default="")
 
 
 def _title(path: Path, content: Mapping[str, Any]) -> str:
     name = str(content["name"])
-    base = max((k for k in experiments.TITLES if name.startswith(k)), key=len, default=None)
-    title = name if base is None else experiments.TITLES[base]
+    base = _base(name)
+    title = experiments.TITLES[base] if base else name
     variant = path.stem.removeprefix(base or name).strip("-")
     return f"{title} ({variant})" if variant else title
 
@@ -143,7 +148,8 @@ def _plain(value: Any) -> str:
 
 def _section_table(section: str | None, rows: Sequence[_Row]) -> str:
     heading = "" if section is None else f"<h3>{escape(section)}</h3>"
-    return heading + "".join(_table(columns, rows) for columns in _grouped(list(dict.fromkeys(r["column"] for r in rows))))
+    groups = _grouped(list(dict.fromkeys(row["column"] for row in rows)))
+    return heading + "".join(_table(columns, rows) for columns in groups)
 
 
 def _grouped(columns: list[str]) -> list[list[str]]:
@@ -185,7 +191,7 @@ def _table(columns: Sequence[str], rows: Sequence[_Row]) -> str:
 
 def _parameters(model: str, cells: Mapping[tuple[str, str], Sequence[_Row]]) -> str:
     counts = {row["parameters"] for (m, _), here in cells.items() if m == model for row in here if "parameters" in row}
-    return f'<br><small>{", ".join(f"{n:,}" for n in sorted(counts))} parameters</small>' if counts else ""
+    return f"<br><small>{', '.join(f'{n:,}' for n in sorted(counts))} parameters</small>" if counts else ""
 
 
 def _paper(row: _Row) -> str:

@@ -66,7 +66,7 @@ class SANN(nn.Module):
         max_z: int = 99,
     ) -> None:
         super().__init__()
-        check_positive(out=out, num_layers=num_layers, cutoff=cutoff, tolerance=tolerance, max_z=max_z)
+        check_positive(out=out, hidden=hidden, num_layers=num_layers, cutoff=cutoff, tolerance=tolerance, max_z=max_z)
         check_choice("output", output, _OUTPUTS)
         if output != "scalar" and out != 1:
             raise ValueError(f"out is a setting of output='scalar', got {out} for {output!r}")
