@@ -56,7 +56,7 @@ def run(
         models=tuple(PUBLISHED),
         published=published(PUBLISHED),
         source=SOURCE,
-        quick=("PaiNN", "PaiNN (vector)"),
+        claimed=(),
         findings=findings,
         notes=__doc__ or "",
         folder=TABLE.name,

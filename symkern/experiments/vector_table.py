@@ -5,7 +5,7 @@ does not say how it searched: here every point of a grid is run with the first `
 with all. Validation and test set being the training set, the choice is made by the very figure that is reported.
 
 "converged": `symmetric_mse` until it no longer falls, which shows what a model can do rather than how far it comes. One
-setting for each network, no grid.
+setting for each network, no grid, and `CONVERGED_SEEDS` seeds for all models but those of which something is claimed.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from symkern.nn.basic import check_positive
 
 SEEDS = 10
 SEARCH_SEEDS = 2
+CONVERGED_SEEDS = 3
 PAPER = Recipe("sbcd", steps=100, lr=1e-4)
 CONVERGED = Recipe("matched", steps=5000, lr=1e-3, patience=500)
 # where no grid is searched: a point within it, or as large for networks that have none
@@ -41,6 +42,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 NOISE = 0.01  # Å, the middle of the grid
 QUICK_STEPS = 1000
+QUICK_MODELS = ("EGNN", "PaiNN (vector)")  # trained to convergence in quick runs too
 
 # name of a column -> the metric in it, by the loss that was trained with
 COLUMNS = {
@@ -68,7 +70,8 @@ class Table:
         mark: the paper's highlighting by its rule, from all runs.
         paper_mark: the same as far as mean and spread tell.
         below: in squared units, where training to convergence ends: further down than any goal.
-        quick: models that quick runs train to convergence.
+        claimed: models that are trained to convergence with all seeds.
+        searched: search grids for the paper's protocol; else `SETTINGS` are used.
         findings: sentences about finished rows.
         extra: rows besides those of models and bounds.
         notes: what the paper leaves open.
@@ -84,10 +87,11 @@ class Table:
     mark: Mark
     paper_mark: Callable[[float, float | None], str | None]
     below: float
-    quick: Sequence[str]
+    claimed: Sequence[str]
     findings: Callable[[Sequence[record.Row]], list[str]]
     extra: Callable[[], list[record.Row]]
     notes: str
+    searched: bool = True
     folder: str = ""
 
 
@@ -135,7 +139,7 @@ def run(
     """Train what the table needs; write ``out/NAME.json`` and ``out/NAME.png``.
 
     Args:
-        quick: two seeds, no grids, `Table.quick` alone to convergence, with one seed and fewer steps.
+        quick: one seed, no grids, fewer models and steps in training to convergence.
         seeds: runs of each model, 10 by default.
 
     Returns:
@@ -144,7 +148,7 @@ def run(
     Raises:
         CellError: runs that failed; the others are kept.
     """
-    number = (2 if quick else SEEDS) if seeds is None else seeds
+    number = (1 if quick else SEEDS) if seeds is None else seeds
     check_positive(seeds=number)
     plan = plan_of(table, quick=quick, seeds=number)
     folder = out / "cells" / ((table.folder or table.name) + ("-quick" if quick else ""))
@@ -157,8 +161,9 @@ def run(
         "source": table.source,
         "notes": table.notes.strip().splitlines(),
         "protocols": {SECTIONS[runs.protocol]: _described(runs.recipe) for runs in plan},
-        "settings": "grids, see settings of rows" if not quick else SETTINGS,
+        "grids": "all points, then the best; see settings of rows" if table.searched and not quick else "not searched",
         "search_seeds": SEARCH_SEEDS,
+        "converged_seeds": CONVERGED_SEEDS,
         "noise_draws": DRAWS,
         "batch": "all molecules: one step per epoch",
         "weights": "those with the least loss; train = validation = test",
@@ -177,12 +182,13 @@ def plan_of(table: Table, *, quick: bool, seeds: int) -> list[Runs]:
     for task in table.tasks:
         for model in table.models:
             one = _setting(model)
-            grid = [one] if quick else vector_models.grid(model)
+            grid = vector_models.grid(model) if table.searched and not quick else [one]
             plan += [Runs(task, model, "paper", replace(PAPER, loss=loss), seeds, grid) for loss in table.losses]
             recipe = replace(CONVERGED, below=table.below)
             if not quick:
-                plan.append(Runs(task, model, "converged", recipe, seeds, [one]))
-            elif model in table.quick:
+                number = seeds if model in table.claimed else min(CONVERGED_SEEDS, seeds)
+                plan.append(Runs(task, model, "converged", recipe, number, [one]))
+            elif model in (*table.claimed, *QUICK_MODELS):
                 plan.append(Runs(task, model, "converged", replace(recipe, steps=QUICK_STEPS), 1, [one]))
     return plan
 

@@ -69,12 +69,12 @@ def fit(module: nn.Module, task: VectorTask, recipe: Recipe) -> dict[str, Any]:
     prepared = module.prepare(task.z, task.pos, task.batch, task.ptr)
     weights = [p for p in module.parameters() if p.requires_grad]
     best = [torch.empty_like(p) for p in weights]
-    optimizer = torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=recipe.weight_decay, foreach=True)
+    optimizer = torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     module.train()
     least, best_step, improved, ended = math.inf, 0, 0, "steps"
     for step in range(recipe.steps + 1):
         loss = task.loss(module(prepared), recipe.loss)
-        value = float(loss)
+        value = loss.item()
         if not math.isfinite(value):
             raise FloatingPointError(f"loss must be finite, got {value} at step {step}")
         if value < 0.999 * least:
