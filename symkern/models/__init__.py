@@ -3,6 +3,7 @@
 from symkern.models.dimenet import DimeNetPlusPlus as DimeNetPlusPlus
 from symkern.models.egnn import EGNN as EGNN
 from symkern.models.painn import PaiNN as PaiNN
+from symkern.models.sann import SANN as SANN
 from symkern.models.schnet import SchNet as SchNet
 
-__all__ = ["EGNN", "DimeNetPlusPlus", "PaiNN", "SchNet"]
+__all__ = ["EGNN", "SANN", "DimeNetPlusPlus", "PaiNN", "SchNet"]

@@ -33,20 +33,8 @@ def graph_of(
             structures than `batch`, without the shifts of a cell, or known to be of a smaller cutoff, half or with
             self loops; and what `neighbor_list` raises.
     """
-    check_tensor("z", z)
-    check_tensor("pos", pos)
+    check_atoms(z, pos, largest_z, dtype)
     check_tensor("batch", batch, optional=True)
-    if z.dtype != torch.int64 or z.dim() != 1:
-        raise ValueError(f"z must be int64 of shape (N,), got {z.dtype} of shape {tuple(z.shape)}")
-    if pos.shape != (len(z), 3):
-        raise ValueError(f"pos must have shape (N, 3) with N = {len(z)} as z, got {tuple(pos.shape)}")
-    if pos.dtype != dtype:
-        raise ValueError(f"pos must be {dtype}, as the parameters are, got {pos.dtype}")
-    _require(
-        lambda: ((z >= 1) & (z <= largest_z)).all(),
-        z,
-        lambda: f"z must lie in 1 .. {largest_z}, the model's embedding, got {int(z.min())} .. {int(z.max())}",
-    )
     if nb is None:
         return neighbor_list(pos.detach(), cutoff, batch=batch, cell=None if cell is None else cell.detach(), pbc=pbc)
     check_neighbors(nb)
@@ -69,6 +57,40 @@ def graph_of(
     elif nb.num_structures != 1:
         raise ValueError(f"batch must be given, nb.batch: nb holds {nb.num_structures} structures")
     return nb
+
+
+def check_atoms(z: Tensor, pos: Tensor, largest_z: int, dtype: torch.dtype) -> None:
+    """Raise TypeError or ValueError unless these are atomic numbers and positions for a model; see `graph_of`."""
+    check_tensor("z", z)
+    check_tensor("pos", pos)
+    if z.dtype != torch.int64 or z.dim() != 1:
+        raise ValueError(f"z must be int64 of shape (N,), got {z.dtype} of shape {tuple(z.shape)}")
+    if pos.shape != (len(z), 3):
+        raise ValueError(f"pos must have shape (N, 3) with N = {len(z)} as z, got {tuple(pos.shape)}")
+    if pos.dtype != dtype:
+        raise ValueError(f"pos must be {dtype}, as the parameters are, got {pos.dtype}")
+    _require(
+        lambda: ((z >= 1) & (z <= largest_z)).all(),
+        z,
+        lambda: f"z must lie in 1 .. {largest_z}, the model's embedding, got {int(z.min())} .. {int(z.max())}",
+    )
+
+
+def complete_graph(z: Tensor, batch: Tensor | None, cell: Tensor | None = None, pbc: Tensor | None = None) -> Neighbors:
+    """Every ordered pair of different atoms of each structure."""
+    check_tensor("z", z)
+    periodic = cell is not None and (pbc is None or bool(torch.as_tensor(pbc).any()))
+    if periodic:
+        raise ValueError("cutoff=None joins all atoms of a structure and knows no periodic images: give it a cutoff")
+    # checks batch, and tells the structures apart
+    atoms = Neighbors.from_edge_index(z.new_empty((2, 0), dtype=torch.int64), len(z), batch=batch)
+    others = (atoms.ptr.diff() - 1)[atoms.batch]
+    row_ptr = torch.cat([others.new_zeros(1), others.cumsum(0)])
+    receivers = torch.repeat_interleave(torch.arange(len(z), device=z.device), others)
+    senders = atoms.ptr[atoms.batch[receivers]] + torch.arange(len(receivers), device=z.device) - row_ptr[receivers]
+    senders = senders + (senders >= receivers).to(senders.dtype)  # no atom sends to itself
+    shifts = None if cell is None else senders.new_zeros((len(senders), 3), dtype=torch.int32)
+    return Neighbors(torch.stack([senders, receivers]), row_ptr, atoms.ptr, shifts)
 
 
 def _require(condition: object, values: Tensor, message: object) -> None:
