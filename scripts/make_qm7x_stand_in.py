@@ -1,7 +1,7 @@
 """Make the stand-in for QM7-X: structures of small molecules with Hirshfeld charges and atomic dipole vectors.
 
-QM7-X holds DFT properties of molecules of at most seven heavy atoms, relaxed and displaced. This makes a set of the same
-kind, small enough to be shipped: molecules of at most five heavy atoms, their conformers, and displaced copies of each.
+QM7-X holds DFT properties of molecules of at most seven heavy atoms, relaxed and displaced. This makes a set of the
+same kind, small enough to be shipped: molecules of at most five heavy atoms, their conformers, and displaced copies.
 
 Geometries: RDKit (ETKDG, then MMFF94 to a stationary point); copies are displaced along the eigenvectors of the force
 field's Hessian with the amplitudes of classical thermal motion. Densities: PySCF, closed-shell PBE0, def2-SVP, density
@@ -29,8 +29,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from pyscf import dft, gto
-from pyscf.data import nist
-from pyscf.dft import atom_ks
+from pyscf.data import elements, nist
+from pyscf.scf.atom_ks import AtomSphAverageRKS
 from rdkit import Chem
 from rdkit.Chem import AllChem
 from scipy.interpolate import CubicSpline
@@ -46,18 +46,19 @@ SMILES = (
     # three
     "CCC CC=C CC#C C=C=C C1CC1 CCO COC CNC CSC CC=O CC#N C1CO1 C1CN1 NC=O OC=O ClCCl O=C=O C=C=O",
     # four
-    "CC(C)C CCCC C=CC=C C/C=C/C C/C=C\\C C1CCC1 CN(C)C CC(C)=O C1COC1 COC=O NC(N)=O O=CC=O OCCO",
+    "C=CC=C CC(C)=O C1COC1 COC=O NC(N)=O O=CC=O OCCO CC(O)=O C=CC#N C=CC=O",
     # five
-    "c1ccoc1 c1cc[nH]c1 c1c[nH]cn1 C1COCO1 COCOC",
+    "c1ccoc1 c1cc[nH]c1 c1c[nH]cn1 C1COCO1 N#CCC#N",
 )
 CONFORMERS = 2  # of each molecule at most, those of lowest energy
-TEMPERATURES = (100.0, 10.0, 1000.0)  # K, one displaced copy of each conformer for each
+TEMPERATURES = (100.0, 10.0, 1000.0, 300.0)  # K, one displaced copy of each conformer for each
 SOFT = 20.0  # kcal/mol/Å²: softer modes move as this one does, as straight lines mean little there
+INTERNAL = 0.1  # kcal/mol/Å²: what is softer is translation or rotation
 BOLTZMANN = 0.0019872043  # kcal/mol/K
 
 FUNCTIONAL, BASIS = "pbe0", "def2-svp"
-SCF_GRID, HIRSHFELD_GRID = 3, 4  # PySCF's levels
-CONVERGED = 1e-10  # Ha
+SCF_GRID, HIRSHFELD_GRID = 1, 4  # PySCF's levels; a finer one in the SCF changes vectors by 2e-5 e bohr
+CONVERGED = 1e-9  # Ha
 CHECKED = 5e-4  # what charges may add up to, in e, and how far the dipole may be off, in e bohr
 
 
@@ -96,41 +97,57 @@ def conformers(smiles: str) -> list[tuple[NDArray[np.int64], Array, Array]]:
     parameters.randomSeed = 1
     AllChem.EmbedMultipleConfs(molecule, 20, parameters)
     properties = AllChem.MMFFGetMoleculeProperties(molecule)
+    field = None
     found: list[tuple[float, Array, Array]] = []
     for conformer in molecule.GetConformers():
         field = AllChem.MMFFGetMoleculeForceField(molecule, properties, confId=conformer.GetId())
         field.Initialize()
         while field.Minimize(maxIts=10_000, forceTol=1e-9, energyTol=1e-14):
             pass
-        x = newton(field, np.array(field.Positions()))
+        x = np.array(field.Positions()).reshape(-1, 3)
         distances = np.sort(np.linalg.norm(x[:, None] - x, axis=-1), axis=None)
-        energy = field.CalcEnergy(x.ravel().tolist())
-        if all(abs(energy - e) > 1e-4 or np.abs(distances - d).max() > 1e-2 for e, d, _ in found):
+        energy = field.CalcEnergy()
+        if all(abs(energy - e) > 1e-3 or np.abs(distances - d).max() > 1e-2 for e, d, _ in found):
             found.append((energy, distances, x))
     numbers = np.array([atom.GetAtomicNum() for atom in molecule.GetAtoms()], dtype=np.int64)
-    field = AllChem.MMFFGetMoleculeForceField(molecule, properties)
-    field.Initialize()
     chosen = sorted(found, key=lambda entry: entry[0])[:CONFORMERS]
-    return [(numbers, x, hessian_of(field, x)) for _, _, x in chosen]
+    return [(numbers, *minimum(field, x)) for _, _, x in chosen]
 
 
-def newton(field: AllChem.ForceField, x: Array, steps: int = 5) -> Array:
-    """A minimum to rounding, so that what is symmetric is exactly so."""
+def minimum(field: AllChem.ForceField, x: Array, steps: int = 2) -> tuple[Array, Array]:
+    """The minimum next to x by Newton's method, so that what is symmetric is so to rounding, and the Hessian there.
+
+    RDKit's gradients are good to three digits, so all derivatives are differences of energies.
+
+    Raises:
+        RuntimeError: there is no minimum.
+    """
     for _ in range(steps):
         values, modes = np.linalg.eigh(hessian_of(field, x))
-        stiff = np.abs(values) > 1e-3 * values.max()
-        gradient = modes.T @ np.array(field.CalcGrad(x.ravel().tolist()))
-        x = x - (modes[:, stiff] @ (gradient[stiff] / values[stiff])).reshape(x.shape)
-    return x
+        if values[0] < -0.1:
+            raise RuntimeError(f"a saddle point: curvature {values[0]:.2g} kcal/mol/Å²")
+        stiff = values > INTERNAL
+        slope = modes.T @ gradient_of(field, x)
+        x = x - (modes[:, stiff] @ (slope[stiff] / values[stiff])).reshape(x.shape)
+    if np.abs(gradient_of(field, x)).max() > 1e-5:
+        raise RuntimeError("no stationary point")
+    return x, hessian_of(field, x)
 
 
-def hessian_of(field: AllChem.ForceField, x: Array, step: float = 1e-4) -> Array:
-    """kcal/mol/Å², from central differences of gradients."""
+def gradient_of(field: AllChem.ForceField, x: Array, step: float = 1e-4) -> Array:
+    """(3 N,) kcal/mol/Å."""
+    values = []
+    for shift in step * np.eye(x.size):
+        ahead, behind = (field.CalcEnergy((x.ravel() + s).tolist()) for s in (shift, -shift))
+        values.append((ahead - behind) / (2 * step))
+    return np.array(values)
+
+
+def hessian_of(field: AllChem.ForceField, x: Array, step: float = 1e-3) -> Array:
+    """(3 N, 3 N) kcal/mol/Å²."""
     rows = []
-    for k in range(x.size):
-        shift = np.zeros(x.size)
-        shift[k] = step
-        ahead, behind = (np.array(field.CalcGrad((x.ravel() + s).tolist())) for s in (shift, -shift))
+    for shift in step * np.eye(x.size):
+        ahead, behind = (gradient_of(field, x + s.reshape(x.shape)) for s in (shift, -shift))
         rows.append((ahead - behind) / (2 * step))
     h = np.array(rows)
     return (h + h.T) / 2
@@ -139,7 +156,7 @@ def hessian_of(field: AllChem.ForceField, x: Array, step: float = 1e-4) -> Array
 def thermal(hessian: Array, temperature: float, random: np.random.Generator) -> Array:
     """A displacement (N, 3) with the probability exp(-u H u / 2 k T), in which soft modes are made stiffer."""
     values, modes = np.linalg.eigh(hessian)
-    internal = values > 1e-3 * values.max()
+    internal = values > INTERNAL
     sizes = np.sqrt(BOLTZMANN * temperature / values[internal].clip(SOFT))
     return (modes[:, internal] @ (sizes * random.normal(size=sizes.size))).reshape(-1, 3)
 
@@ -152,9 +169,14 @@ class FreeAtom:
 
     def __init__(self, number: int) -> None:
         mol = gto.M(atom=[(number, (0, 0, 0))], basis=BASIS, spin=number % 2, verbose=0)
-        (result,) = atom_ks.get_atm_nrks(mol, xc=FUNCTIONAL).values()
-        _, _, coefficients, occupations = result
-        dm = (coefficients * occupations) @ coefficients.T
+        mf = AtomSphAverageRKS(mol, xc=FUNCTIONAL)
+        mf.atomic_configuration = elements.NRSRHF_CONFIGURATION
+        mf.grids.atom_grid = (200, 590)
+        mf.conv_tol = CONVERGED
+        mf.kernel()
+        if not mf.converged:
+            raise RuntimeError(f"the atom {number} does not converge")
+        dm = mf.make_rdm1()
         self.radii = np.concatenate([[0], np.geomspace(1e-4, 25, 3000)])
         along = self.density(mol, dm, np.array([0, 0, 1.0]))
         for direction in ([1.0, 0, 0], [0.48, 0.6, 0.64]):

@@ -11,7 +11,9 @@ molecules, geometries and basis; the same property, units and names.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ import torch
 from torch import Tensor
 
 import symkern as sk
-from symkern.data import DataError, Dataset, find
+from symkern.data import DataError, Dataset
 from symkern.data.selection import parts
 from symkern.stabilizer import Stabilizers
 
@@ -38,24 +40,31 @@ _CHUNK = 4096  # structures whose symmetry is found at once
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 
-def load(data: Path | str | None = None) -> tuple[Dataset, str]:
-    """The published set where `data` (a file, or a folder) has ``.hdf5`` files, the stand-in elsewhere; and which it is.
-
-    The Dataset has the property "hVDIP" (N, 3) of atoms, e bohr, and of structures "molecule" and "relaxed".
-
-    Returns:
-        (dataset, "QM7-X" or "stand-in").
+def files(data: Path | str | None = None) -> list[Path]:
+    """The HDF5 files at `data` (a file or a folder) or at SYMKERN_DATA; where there are none, none.
 
     Raises:
-        DataError: a file that cannot be read or has another layout.
-        ModuleNotFoundError: HDF5 files, and h5py is not installed.
+        DataError: no such path.
     """
-    files = _hdf5_files(data)
-    return (read_hdf5(files), "QM7-X") if files else (stand_in(), "stand-in")
+    given = data or os.environ.get("SYMKERN_DATA")
+    if not given:
+        return []
+    path = Path(given)
+    if path.is_dir():
+        return sorted(path.glob("*.hdf5"))
+    if not path.is_file():
+        raise DataError(f"{path}: no such file or directory")
+    return [path] if path.suffix == ".hdf5" else []
+
+
+def about_stand_in() -> dict[str, str]:
+    """How the set that is shipped was made."""
+    with np.load(STAND_IN) as archive:
+        return {key.removeprefix("about_"): str(archive[key]) for key in archive.files if key.startswith("about_")}
 
 
 def stand_in() -> Dataset:
-    """The set that is shipped."""
+    """The set that is shipped: property "hVDIP" (N, 3) of atoms, e bohr; of structures "molecule" and "relaxed"."""
     with np.load(STAND_IN) as archive:
         return Dataset(
             z=torch.from_numpy(archive["z"].astype(np.int64)),
@@ -72,6 +81,8 @@ def stand_in() -> Dataset:
 
 def read_hdf5(paths: Sequence[Path | str], *, max_heavy: int = MAX_HEAVY) -> Dataset:
     """Structures with at most `max_heavy` atoms other than hydrogen, in the order of the files and their groups.
+
+    Properties as those of `stand_in`.
 
     Raises:
         DataError: no HDF5 file, another layout, or no such structure; the message names file and group.
@@ -125,46 +136,48 @@ def _structures(path: Path, file: Any, max_heavy: int) -> Iterator[tuple[int, st
             yield int(molecule), name, (z, x, v)
 
 
-def _hdf5_files(data: Path | str | None) -> list[Path]:
-    if data is None:
-        return []
-    path = Path(data)
-    if path.is_dir():
-        return sorted(path.glob("*.hdf5"))
-    return [file for file in find(path) if file.suffix == ".hdf5"]
-
-
 # ---- symmetry --------------------------------------------------------------------------------------------------------
 
 
-def residuals(data: Dataset, tolerance: float) -> tuple[Tensor, Tensor]:
-    """How far the operations that positions have within `tolerance` miss the positions, and how far the vectors.
+@dataclass(frozen=True, eq=False)
+class Residuals:
+    """How far the operations that positions have within a tolerance miss the positions, and how far the vectors.
 
-    Returns:
-        (B,) Å, max over operations and atoms of |R_g (x_i - c) - (x_p(i) - c)|, and (B,) e bohr, the same of
-        |R_g v_i - v_p(i)|; of a linear molecule also of the part of v_i that is perpendicular to its axis. Both are 0
-        where the identity is the only operation.
+    Attributes:
+        symmetric: (B,) bool, whether there are operations other than the identity.
+        positions: (B,) Å, the largest |R_g (x_i - c) - (x_p(i) - c)| of all operations and atoms; 0 for the identity.
+        vectors: (B,) e bohr, the largest |R_g v_i - v_p(i)|; for linear molecules not less than the largest part of any
+            v_i that is perpendicular to the axis.
     """
-    found = [
-        _residuals(data.subset(slice(begin, begin + _CHUNK)), tolerance)
-        for begin in range(0, data.num_structures, _CHUNK)
-    ]
-    positions, vectors = zip(*found, strict=True)
-    return torch.cat(positions), torch.cat(vectors)
+
+    symmetric: Tensor
+    positions: Tensor
+    vectors: Tensor
 
 
-def _residuals(data: Dataset, tolerance: float) -> tuple[Tensor, Tensor]:
+def residuals(data: Dataset, tolerance: float) -> Residuals:
+    """For structures with a property "hVDIP", at a tolerance in Å.
+
+    Raises:
+        ValueError: what `symkern.stabilizers` raises.
+    """
+    begins = range(0, data.num_structures, _CHUNK)
+    found = [_residuals(data.subset(slice(begin, begin + _CHUNK)), tolerance) for begin in begins]
+    return Residuals(*(torch.cat([getattr(r, f.name) for r in found]) for f in fields(Residuals)))
+
+
+def _residuals(data: Dataset, tolerance: float) -> Residuals:
     sym = sk.stabilizers(data.pos, data.z, ptr=data.ptr, tolerance=tolerance)
-    v = data.per_atom[VECTORS]
+    v = data.per_atom[VECTORS].to(data.pos.dtype)
     operation, atom = _rows(sym)
     moved = (sym.operations[operation] @ v[atom].unsqueeze(-1)).squeeze(-1)
     missed = (moved - v[sym.permutations]).norm(dim=1)
-    zero = v.new_zeros(len(sym))
-    vectors = zero.scatter_reduce(0, sym.op_batch[operation], missed, "amax")
+    none = v.new_zeros(len(sym))
+    vectors = none.scatter_reduce(0, sym.op_batch[operation], missed, "amax")
     axis = sym.axis[sym.batch].to(v.dtype)
     beside = (v - (v * axis).sum(1, keepdim=True) * axis).norm(dim=1) * (sym.rank[sym.batch] == 1)
     vectors = vectors.scatter_reduce(0, sym.batch, beside, "amax")
-    return zero.scatter_reduce(0, sym.op_batch, sym.residuals.to(v.dtype), "amax"), vectors
+    return Residuals(sym.order != 1, none.scatter_reduce(0, sym.op_batch, sym.residuals.to(v.dtype), "amax"), vectors)
 
 
 def _rows(sym: Stabilizers) -> tuple[Tensor, Tensor]:
@@ -175,15 +188,13 @@ def _rows(sym: Stabilizers) -> tuple[Tensor, Tensor]:
     return operation, atom
 
 
-def broken(
-    data: Dataset, tolerance: float = POSITION_TOLERANCE, vector_tolerance: float = VECTOR_TOLERANCE
-) -> Tensor:
+def broken(data: Dataset, tolerance: float = POSITION_TOLERANCE, vector_tolerance: float = VECTOR_TOLERANCE) -> Tensor:
     """(B,) bool: structures whose vectors have fewer symmetries than their positions.
 
     That is, some operation that maps the positions to themselves within `tolerance` (Å) misses a vector by more than
     `vector_tolerance` (e bohr). The paper names the first, 0.2 Å, and not the second.
     """
-    return residuals(data, tolerance)[1] > vector_tolerance
+    return residuals(data, tolerance).vectors > vector_tolerance
 
 
 def select(data: Dataset, tolerance: float = POSITION_TOLERANCE, vector_tolerance: float = VECTOR_TOLERANCE) -> Tensor:
