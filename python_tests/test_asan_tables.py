@@ -167,7 +167,7 @@ def test_masked_and_kernel_ridge_learn_what_depends_on_elements_and_distances(
     ridge = asan_models.kernel_ridge("leak-free", 0, 0, sample)
     assert ridge["mae"] < 0.3 * nothing
     assert ridge["rotation_spread"] < 1e-6  # positions are turned in fp32
-    assert set(ridge["chosen"]) == {"kernel", "gamma", "alpha"}
+    assert set(ridge["chosen"]) == {"metric", "gamma", "alpha"}
     assert ridge == asan_models.kernel_ridge("leak-free", 0, 0, sample)
 
 

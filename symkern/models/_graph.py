@@ -33,20 +33,7 @@ def graph_of(
             structures than `batch`, without the shifts of a cell, or known to be of a smaller cutoff, half or with
             self loops; and what `neighbor_list` raises.
     """
-    check_tensor("z", z)
-    check_tensor("pos", pos)
-    check_tensor("batch", batch, optional=True)
-    if z.dtype != torch.int64 or z.dim() != 1:
-        raise ValueError(f"z must be int64 of shape (N,), got {z.dtype} of shape {tuple(z.shape)}")
-    if pos.shape != (len(z), 3):
-        raise ValueError(f"pos must have shape (N, 3) with N = {len(z)} as z, got {tuple(pos.shape)}")
-    if pos.dtype != dtype:
-        raise ValueError(f"pos must be {dtype}, as the parameters are, got {pos.dtype}")
-    _require(
-        lambda: ((z >= 1) & (z <= largest_z)).all(),
-        z,
-        lambda: f"z must lie in 1 .. {largest_z}, the model's embedding, got {int(z.min())} .. {int(z.max())}",
-    )
+    check_atoms(z, pos, batch, largest_z, dtype)
     if nb is None:
         return neighbor_list(pos.detach(), cutoff, batch=batch, cell=None if cell is None else cell.detach(), pbc=pbc)
     check_neighbors(nb)
@@ -71,12 +58,30 @@ def graph_of(
     return nb
 
 
+def check_atoms(z: Tensor, pos: Tensor, batch: Tensor | None, largest_z: int, dtype: torch.dtype) -> None:
+    """Raise unless types, shapes and dtypes of atoms are those that a model takes, and their elements known to it."""
+    check_tensor("z", z)
+    check_tensor("pos", pos)
+    check_tensor("batch", batch, optional=True)
+    if z.dtype != torch.int64 or z.dim() != 1:
+        raise ValueError(f"z must be int64 of shape (N,), got {z.dtype} of shape {tuple(z.shape)}")
+    if pos.shape != (len(z), 3):
+        raise ValueError(f"pos must have shape (N, 3) with N = {len(z)} as z, got {tuple(pos.shape)}")
+    if pos.dtype != dtype:
+        raise ValueError(f"pos must be {dtype}, as the parameters are, got {pos.dtype}")
+    _require(
+        lambda: ((z >= 1) & (z <= largest_z)).all(),
+        z,
+        lambda: f"z must lie in 1 .. {largest_z}, the model's embedding, got {int(z.min())} .. {int(z.max())}",
+    )
+
+
 def _require(condition: object, values: Tensor, message: object) -> None:
     """Raise ValueError unless `condition` holds; on CUDA without waiting for the device."""
     if torch.compiler.is_compiling() or not values.numel():
         return
     holds = condition()  # type: ignore[operator]
     if values.is_cuda:
-        torch._assert_async(holds, "symkern: z outside the model's embedding, or nb of another batch")
+        torch._assert_async(holds, "symkern: z outside the model's embedding, nb of another batch, or a molecule of too many atoms")
     elif not bool(holds):
         raise ValueError(message())  # type: ignore[operator]
