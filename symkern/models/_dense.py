@@ -1,4 +1,4 @@
-"""What ASAN shares with the two networks it is compared with: centred molecules, rows of fixed length, the regressor."""
+"""What ASAN shares with the networks it is compared with: centred molecules, rows of fixed length, the regressor."""
 
 from __future__ import annotations
 

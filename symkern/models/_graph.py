@@ -82,6 +82,8 @@ def _require(condition: object, values: Tensor, message: object) -> None:
         return
     holds = condition()  # type: ignore[operator]
     if values.is_cuda:
-        torch._assert_async(holds, "symkern: z outside the model's embedding, nb of another batch, or a molecule of too many atoms")
+        torch._assert_async(
+            holds, "symkern: z outside the model's embedding, nb of another batch, or a molecule of too many atoms"
+        )
     elif not bool(holds):
         raise ValueError(message())  # type: ignore[operator]

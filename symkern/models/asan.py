@@ -1,4 +1,4 @@
-"""ASAN: learned rotation, second-order pooling, a small network; its published code; and a version without its limits."""
+"""ASAN: a learned rotation, second-order pooling and a small network; its published code; one without its limits."""
 
 from __future__ import annotations
 

@@ -68,7 +68,9 @@ class InvariantMLP(nn.Module):
         steps = dense.diff(dim=1)
         lengths = safe_norm(steps)
         product = lengths[:, :-1] * lengths[:, 1:]
-        opened = -(steps[:, :-1] * steps[:, 1:]).sum(2)  # both steps point along the order of atoms: one is turned round
+        opened = -(steps[:, :-1] * steps[:, 1:]).sum(
+            2
+        )  # both steps point along the order of atoms: one is turned round
         nothing = product == 0
         cosines = torch.where(nothing, 0.0, opened / torch.where(nothing, 1.0, product))
         return torch.cat([distances, cosines * there[:, 2:]], 1)
