@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from symkern import _library as _library
 from symkern._check import check_reverse_mode, check_tensor
-from symkern._reference import compute
+from symkern._ladder import Ladder
+from symkern._reference import by_reference
 
 ATOMS, FEATURES = 15, 225  # of the modes with a fixed length
 _MODES = ("outer", "gram", "moment")
@@ -32,8 +35,8 @@ def second_order_pool(
 
     Args:
         positions: (N, 3) float32 or float64, Å; of each molecule consecutive.
-        rotation: (3, 3), one for all molecules, or (B, 3, 3); acts on rows from the right. Its entries are free: nothing
-            asks for orthogonality.
+        rotation: (3, 3), one for all molecules, or (B, 3, 3); acts on rows from the right. Its nine entries are free:
+            nothing asks for orthogonality.
         ptr: (B + 1,) int64, where molecules begin: rising from 0 to N, as PyG has it.
         mode: "outer", "gram" or "moment".
         weights: (N, C), for mode "moment" alone.
@@ -60,29 +63,39 @@ def second_order_pool(
     if weights is not None and mode != "moment":
         raise ValueError(f"weights go with mode 'moment', got mode {mode!r}")
     check_reverse_mode("second_order_pool", positions, rotation, weights)
-    return compute(reference, positions, rotation, ptr, mode, weights=weights)
+    if by_reference():
+        _check_sizes(ptr, mode)
+    out: Tensor = LADDER(positions, rotation, weights, ptr, _MODES.index(mode))
+    return out
 
 
-def reference(
-    positions: Tensor, rotation: Tensor, ptr: Tensor, mode: str, *, weights: Tensor | None = None
-) -> Tensor:
+def reference(positions: Tensor, rotation: Tensor, ptr: Tensor, mode: str, *, weights: Tensor | None = None) -> Tensor:
     """The same in torch operations."""
+    _check_sizes(ptr, mode)
     (out,) = _formula(positions, rotation, weights, ptr, _MODES.index(mode))
     return out
 
 
+def _check_sizes(ptr: Tensor, mode: str) -> None:
+    large = (ptr.diff() > ATOMS).nonzero()
+    if mode != "moment" and len(large):
+        b = int(large[0])
+        raise ValueError(
+            f"mode '{mode}' has room for {ATOMS} atoms, but molecule {b} has {int(ptr[b + 1] - ptr[b])}; "
+            "mode 'moment' takes any number"
+        )
+
+
 def _formula(positions: Tensor, rotation: Tensor, weights: Tensor | None, ptr: Tensor, mode: int) -> tuple[Tensor]:
-    counts = ptr.diff()
-    molecules = len(counts)
-    owner = torch.repeat_interleave(torch.arange(molecules, device=ptr.device), counts)
+    atoms, molecules = positions.shape[0], ptr.shape[0] - 1
+    owner = torch.repeat_interleave(torch.arange(molecules, device=ptr.device), ptr.diff(), output_size=atoms)
     turned = (positions.unsqueeze(1) @ (rotation if rotation.dim() == 2 else rotation[owner])).squeeze(1)
     if _MODES[mode] == "moment":
         products = (turned.unsqueeze(2) * turned.unsqueeze(1)).flatten(1)
         if weights is not None:
             products = (weights.unsqueeze(2) * products.unsqueeze(1)).flatten(1)
         return (products.new_zeros(molecules, products.shape[1]).index_add(0, owner, products),)
-    _check_sizes(counts, mode)
-    place = torch.arange(len(positions), device=ptr.device) - ptr[owner]
+    place = torch.arange(atoms, device=ptr.device) - ptr[owner]
     padded = turned.new_zeros(molecules, ATOMS, 3).index_put((owner, place), turned)
     if _MODES[mode] == "gram":
         return ((padded @ padded.mT).flatten(1),)
@@ -91,11 +104,12 @@ def _formula(positions: Tensor, rotation: Tensor, weights: Tensor | None, ptr: T
     return (u[:, row] * u[:, column],)
 
 
-def _check_sizes(counts: Tensor, mode: int) -> None:
-    large = (counts > ATOMS).nonzero()
-    if len(large):
-        b = int(large[0])
-        raise ValueError(
-            f"mode '{_MODES[mode]}' has room for {ATOMS} atoms, but molecule {b} has {int(counts[b])}; "
-            "mode 'moment' takes any number"
-        )
+def _shapes(
+    positions: Tensor, rotation: Tensor, weights: Tensor | None, ptr: Tensor, mode: int
+) -> tuple[tuple[Any, ...], ...]:
+    moments = 9 * (1 if weights is None else weights.shape[1])
+    return ((ptr.shape[0] - 1, moments if _MODES[mode] == "moment" else FEATURES),)
+
+
+LADDER = Ladder("second_order_pool", _formula, _shapes, floats=3, indices=1, outputs=1, directed=3)
+LADDER.register()
