@@ -1,6 +1,6 @@
 """The cells of a table: independent runs, in one process or several, each kept as soon as it is done.
 
-Convention: an experiment keeps them in ``out/cells/NAME`` (``NAME-quick`` for quick runs), beside its ``out/NAME.json``.
+Convention: an experiment keeps them in ``out/cells/NAME``, those of quick runs in ``out/cells/NAME-quick``.
 """
 
 from __future__ import annotations
@@ -59,9 +59,7 @@ class Results(dict[str, dict[str, Any]]):
         self.seconds: dict[str, float] = {}
 
 
-def run(
-    cells: Sequence[Cell], folder: Path, *, workers: int = 1, progress: bool = True, label: str = ""
-) -> Results:
+def run(cells: Sequence[Cell], folder: Path, *, workers: int = 1, progress: bool = True, label: str = "") -> Results:
     """Run each cell, or read what an earlier run has left; results by key, as JSON gives them back.
 
     Each finished cell is written at once to ``folder/KEY.json`` with function, arguments, commit, seconds and result. A
