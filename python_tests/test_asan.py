@@ -285,9 +285,7 @@ def test_batches_and_inputs(kind: str) -> None:
         model(system["z"], system["pos"].float(), system["batch"])
     with pytest.raises(ValueError, match=r"z must lie in 1 \.\. 99"):
         model(0 * system["z"], system["pos"], system["batch"])
-    with pytest.raises(
-        ValueError, match=r"nb must be a graph of the \d+ atoms of z"
-    ):
+    with pytest.raises(ValueError, match=r"nb must be a graph of the \d+ atoms of z"):
         model(**system, nb=sk.neighbor_list(system["pos"][:5], 5.0))
     if kind not in ("moment", "masked"):
         with pytest.raises(ValueError, match="15"):

@@ -84,9 +84,7 @@ def test_splits(data: Path) -> None:
 def test_missing_data(tmp_path: Path, sample: str, monkeypatch: pytest.MonkeyPatch) -> None:
     more = {"leak-free": {"train": [5, 133885], "test": [133886]}}
     monkeypatch.setattr(asan_data, "stored", lambda: more)
-    with pytest.raises(
-        FileNotFoundError, match=r"2 of the 3 .* not in .*: dsgdb9nsd_133885 is the first"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"2 of the 3 .* not in .*: dsgdb9nsd_133885 is the first"):
         asan_data.split(sample, "leak-free")
     folder = tmp_path / "empty"
     folder.mkdir()
