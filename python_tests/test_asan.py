@@ -137,7 +137,8 @@ def test_masked_variant_has_none_of_the_limits() -> None:
     model, system = made("masked"), molecules("C6H6", "bicyclobutane", "isobutane", "C60")
     assert (torch.bincount(system["batch"]) > 15).any()  # isobutane 14, C60 60 atoms
     found = model(**system)
-    order = torch.cat([torch.randperm(int((system["batch"] == b).sum())) + int((system["batch"] < b).sum()) for b in range(4)])
+    atoms = [(system["batch"] == b).nonzero().flatten() for b in range(4)]
+    order = torch.cat([own[torch.randperm(len(own))] for own in atoms])
     permuted = {**system, "z": system["z"][order], "pos": system["pos"][order]}
     assert (model(**permuted) - found).abs().max() < 1e-11
     other = {**system, "z": torch.where(system["z"] == 6, 7, system["z"])}
@@ -278,13 +279,13 @@ def test_batches_and_inputs(kind: str) -> None:
     assert (model(system["z"][one], system["pos"][one]) - found[2]).abs().max() < 1e-12
     boxed = model(**system, cell=9 * torch.eye(3, dtype=DOUBLE), pbc=torch.zeros(3, dtype=torch.bool))
     assert torch.equal(boxed, found)
-    with pytest.raises(ValueError, match="cell must be None: .* a periodic structure lacks"):
+    with pytest.raises(ValueError, match=r"cell must be None: .* a periodic structure lacks"):
         model(**system, cell=9 * torch.eye(3, dtype=DOUBLE))
-    with pytest.raises(ValueError, match="pos must be torch.float64, as the parameters are, got torch.float32"):
+    with pytest.raises(ValueError, match=r"pos must be torch\.float64, as the parameters are, got torch\.float32"):
         model(system["z"], system["pos"].float(), system["batch"])
-    with pytest.raises(ValueError, match="z must lie in 1 .. 99"):
+    with pytest.raises(ValueError, match=r"z must lie in 1 \.\. 99"):
         model(0 * system["z"], system["pos"], system["batch"])
-    with pytest.raises(ValueError, match=r"nb must be a graph of the 28 atoms of z|nb must be a graph of the \d+ atoms"):
+    with pytest.raises(ValueError, match=r"nb must be a graph of the \d+ atoms of z"):
         model(**system, nb=sk.neighbor_list(system["pos"][:5], 5.0))
     if kind not in ("moment", "masked"):
         with pytest.raises(ValueError, match="15"):

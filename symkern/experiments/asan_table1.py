@@ -5,8 +5,8 @@ The paper's figures are printed as eV. Its published labels are Hartree (they ru
 error of 0.046: it stands beside ours in both units. In the published data the test set is part of the training set;
 here a clean split is the main result ("gap/..."), and one that leaks in the same way is beside it ("gap-leaky/...").
 
-Besides the paper's rows: the mean predictor, all readings of ASAN's text, its published variant, one without its limits,
-and kernel ridge regression, SchNet and EGNN as references.
+Besides the paper's rows: the mean predictor, all readings of ASAN's text, its published variant and one without its
+limits, and kernel ridge regression, SchNet and EGNN as references.
 """
 
 from __future__ import annotations
@@ -185,8 +185,8 @@ def findings(grouped: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]) -> 
         f"{mean('mean predictor', split='leaky'):.4f}; the paper's three models: 0.0460 to 0.0527).",
         f"Of the paper's three models, {', '.join(within) or 'none'} come within 10 % of that; more than 10 % better "
         f"are {', '.join(better) or 'no networks'}.",
-        f"ASAN without its limits (masked): {masked:.4f} Ha, {masked / nothing:.2f} of the mean predictor's error, with "
-        f"{size['masked']} parameters (paper: {size['outer']}). Kernel ridge: {mean('kernel ridge'):.4f}, SchNet: "
+        f"ASAN without its limits (masked): {masked:.4f} Ha, {masked / nothing:.2f} of the mean predictor's error, "
+        f"with {size['masked']} parameters (paper: {size['outer']}). Kernel ridge: {mean('kernel ridge'):.4f}, SchNet: "
         f"{mean('SchNet'):.4f}.",
         "A turned molecule gets another prediction, by (standard deviation, mean over molecules, Ha): "
         + ", ".join(f"{NETWORKS[m].title} {mean(m, 'rotation_spread'):.1e}" for m in NETWORKS)

@@ -24,7 +24,7 @@ import torch
 
 from symkern import Normalized
 from symkern.data.augment import random_rotations
-from symkern.experiments import asan_data, cells, plots, record
+from symkern.experiments import asan_data, asan_table1, cells, plots, record
 from symkern.experiments import asan_models as models
 from symkern.experiments.asan_models import EV, NETWORKS
 from symkern.experiments.asan_table1 import SECTIONS, TASKS, folds
@@ -67,19 +67,25 @@ def run(
     asan_data.available(source)
     kinds = [(reading, ablation) for reading in READINGS for ablation in ABLATIONS]
     kinds += [("CoordinateMLP", ablation) for ablation in (FULL, "No Augmentation")]
-    todo: dict[tuple[str, str, str], list[Cell]] = {}
-    for split in asan_data.SPLITS:
-        for network, ablation in kinds:
-            todo[split, network, ablation] = [
-                _cell(network, ablation, split, fold, seed, source, quick=quick, device=device)
-                for seed in range(seeds)
-                for fold in folds(quick)
-            ]
+    todo = {
+        (split, network, ablation): [
+            _cell(network, ablation, split, fold, seed, source, quick=quick, device=device)
+            for seed in range(seeds)
+            for fold in folds(quick)
+        ]
+        for split in asan_data.SPLITS
+        for network, ablation in kinds
+    }
     gradients = {r: Cell(f"gradient/{r}", angle_gradient, {"pooling": r, "data": source}) for r in READINGS}
-    name = f"{NAME}-quick" if quick else NAME
-    every = [*(cell for group in todo.values() for cell in group), *gradients.values()]
-    results = cells.run(every, out / "cells" / name, workers=workers, progress=progress, label=NAME)
-    grouped = {kind: [results[cell.key] for cell in group] for kind, group in todo.items()}
+    # what is left as it is is a row of Table 1, too: its cells are shared
+    shared = [cell for (_, _, ablation), group in todo.items() if ablation == FULL for cell in group]
+    own = [cell for (_, _, ablation), group in todo.items() if ablation != FULL for cell in group]
+    suffix = "-quick" if quick else ""
+    options: dict[str, Any] = {"workers": workers, "progress": progress, "label": NAME}
+    of_table1 = cells.run(shared, out / "cells" / f"{asan_table1.NAME}{suffix}", **options)
+    results = cells.run([*gradients.values(), *own], out / "cells" / f"{NAME}{suffix}", **options)
+    found = {**of_table1, **results}
+    grouped = {kind: [found[cell.key] for cell in group] for kind, group in todo.items()}
     gradient = {reading: results[cell.key] for reading, cell in gradients.items()}
     rows = [row for kind in grouped for row in _rows(*kind, grouped, full=not quick)]
     settings = {
@@ -93,7 +99,8 @@ def run(
         "findings": findings(grouped, gradient),
         "threads": torch.get_num_threads(),
     }
-    content = record.write(out / f"{NAME}.json", NAME, cells.commits(results), settings, rows)
+    commits = cells.commits(of_table1) + cells.commits(results)
+    content = record.write(out / f"{NAME}.json", NAME, commits, settings, rows)
     columns = [f"{task}/{column}" for task in TASKS.values() for column in ("mae_ha", "change_ha", "mae_turned_ha")]
     plots.bars(out / f"{NAME}.png", content["rows"], columns=columns, title="ASAN, Table 2: ablations")
     return content
@@ -121,7 +128,9 @@ def angle_gradient(pooling: str, data: str | None) -> dict[str, Any]:
         loss = (predicted - batch.targets[asan_data.TARGET] / module.std).square().mean()
         return torch.autograd.grad(loss, [theta, weight])
 
-    turns = torch.from_numpy(random_rotations(ROTATIONS, np.random.default_rng(derived_seed("asan gradient rotations"))))
+    turns = torch.from_numpy(
+        random_rotations(ROTATIONS, np.random.default_rng(derived_seed("asan gradient rotations")))
+    )
     as_stored = gradients(torch.eye(3, dtype=torch.float64))
     turned = torch.stack([gradients(turn)[0] for turn in turns])
     return {
@@ -135,18 +144,12 @@ def angle_gradient(pooling: str, data: str | None) -> dict[str, Any]:
 def _cell(
     network: str, ablation: str, split: str, fold: int, seed: int, data: str | None, *, quick: bool, device: str
 ) -> Cell:
-    arguments = {
-        "model": network,
-        "split": split,
-        "fold": fold,
-        "seed": seed,
-        "data": data,
-        "epochs": 6 if quick else models.EPOCHS,
-        "device": device,
-        **ABLATIONS[ablation][2],
-    }
+    """The cell of Table 1, changed."""
+    plain = asan_table1.cell(network, split, fold, seed, data, quick=quick, device=device)
+    if ablation == FULL:
+        return plain
     key = f"{split}/{network}/{ablation}/{seed}-{fold}"
-    return Cell(key, models.train_network, arguments)
+    return Cell(key, plain.function, {**plain.arguments, **ABLATIONS[ablation][2]})
 
 
 _Grouped = Mapping[tuple[str, str, str], Sequence[Mapping[str, Any]]]
@@ -206,7 +209,8 @@ def findings(grouped: _Grouped, gradient: Mapping[str, Mapping[str, float]]) -> 
     lines += [
         "No Augmentation, tested on molecules in random orientations: "
         + ", ".join(
-            f"{change(network, 'No Augmentation', 'mae_turned')} ({network})" for network in (*READINGS, "CoordinateMLP")
+            f"{change(network, 'No Augmentation', 'mae_turned')} ({network})"
+            for network in (*READINGS, "CoordinateMLP")
         )
         + ".",
         "Gradient of the loss in the angles, as molecules are stored / its mean over "
@@ -217,7 +221,7 @@ def findings(grouped: _Grouped, gradient: Mapping[str, Mapping[str, float]]) -> 
         )
         + ". Under uniform augmentation the expected gradient is 0 in every reading, and with pooling gram it is 0 for "
         "every molecule: the symmetry layer cannot be what an improvement comes from.",
-        "The 225 features of pooling outer are products with a coordinate of the first two atoms: the first 225 entries "
-        "of the upper triangle reach no further.",
+        "The 225 features of pooling outer are products with a coordinate of the first two atoms: the first 225 "
+        "entries of the upper triangle reach no further.",
     ]
     return lines

@@ -1,11 +1,12 @@
 """Table 3 of the ASAN paper: how long training takes, relative to the baseline.
 
-One epoch on the leak-free training set, batches of 32, one thread: everything from turning the molecules to the
+One epoch on the leak-free training set, batches of 64, one thread: everything from turning the molecules to the
 update ("training/relative"), and without the making of batches ("training/relative-step"). Models take turns, so that
 a machine that slows down slows all of them; a round gives one figure of each, and the reported runs are rounds.
-The paper's "equivariant model" is not named; EGNN stands for it, with 3 layers of 64 features on the complete graph,
-which has N (N - 1) edges: O(N²), not the O(N³) of the table. The first four models of the list have a fixed size of 15
-atoms, so that their cost does not depend on N at all. Times are of this machine, and vary.
+The paper's "equivariant model" is not named; EGNN stands for it, with 3 layers of 32 features on the complete graph,
+which has N (N - 1) edges: O(N²), not the O(N³) of the table. The baseline, the invariant network and ASAN with pooling
+"outer" or "gram" fill every molecule up to 15 atoms, so that their cost does not depend on N. Times are those of one
+machine.
 """
 
 from __future__ import annotations
@@ -103,7 +104,12 @@ def times(data: str | None, rounds: int, device: str) -> dict[str, Any]:
             seconds[model]["steps"].append(steps)
     parameters = {model: sum(p.numel() for p in trainer.module.parameters()) for model, trainer in trainers.items()}
     kind = torch.cuda.get_device_name() if torch.device(device).type == "cuda" else "cpu"
-    return {"seconds": seconds, "parameters": parameters, "device": kind, "updates": len(train) // settings(0).batch_size}
+    return {
+        "seconds": seconds,
+        "parameters": parameters,
+        "device": kind,
+        "updates": len(train) // settings(0).batch_size,
+    }
 
 
 class _Trainer:
@@ -166,13 +172,13 @@ def findings(found: Mapping[str, Any]) -> list[str]:
         return fmean(found["seconds"][model][share]) / fmean(found["seconds"]["CoordinateMLP"][share])
 
     return [
-        f"Time of an epoch relative to the baseline (of its updates alone): "
+        "Time of an epoch relative to the baseline (of its updates alone): "
         + ", ".join(
             f"{TITLES.get(m, NETWORKS[m].title)} {relative(m, 'epoch'):.2f} ({relative(m, 'steps'):.2f})"
             + (f", paper {PUBLISHED[m][0]:.1f}" if m in PUBLISHED else "")
             for m in NETWORKS
         )
         + ".",
-        "The three networks of 15 atoms' coordinates do the same work whatever the number of atoms; the equivariant "
-        "one's edges grow as N².",
+        "The paper's own three networks fill every molecule up to 15 atoms: their work does not depend on N. That of "
+        "EGNN grows as N², the edges of the complete graph.",
     ]

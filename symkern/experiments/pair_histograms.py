@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from symkern.models._dense import padded
-from symkern.neighbors import Neighbors
 
 ELEMENTS = (1, 6, 7, 8)
 
@@ -35,10 +34,11 @@ def pair_histograms(
     kind = kinds[z]
     if bool((kind < 0).any()):
         raise ValueError(f"z must hold the elements {ELEMENTS} only, got {sorted(set(z[kind < 0].tolist()))}")
-    nb = Neighbors.from_edge_index(ptr.new_empty((2, 0)), len(z), ptr=ptr)
-    size = int(ptr.diff().max()) if len(ptr) > 1 else 0
+    molecules = len(ptr) - 1
+    batch = torch.repeat_interleave(torch.arange(molecules), ptr.diff())
+    size = int(ptr.diff().max()) if molecules else 0
     i, j = torch.triu_indices(size, size, 1)
-    dense, of = padded(pos, nb, size), padded(kind + 1, nb, size) - 1  # -1 where there is no atom
+    dense, of = padded(pos, ptr, batch, size), padded(kind + 1, ptr, batch, size) - 1  # -1 where there is no atom
     first, second = torch.minimum(of[:, i], of[:, j]), torch.maximum(of[:, i], of[:, j])
     there = first >= 0
     count = len(ELEMENTS)
@@ -46,7 +46,6 @@ def pair_histograms(
     distances = (dense[:, i] - dense[:, j]).norm(dim=2)
     centers = torch.linspace(0.5, largest, bins, dtype=pos.dtype)
     bumps = torch.exp(-((distances[..., None] - centers) ** 2) / (2 * width**2)) * there[..., None]
-    molecules = nb.num_structures
     place = pair + count * count * torch.arange(molecules)[:, None]
     sums = pos.new_zeros(molecules * count * count, bins).index_add(0, place.flatten(), bumps.flatten(0, 1))
     used = [a * count + b for a in range(count) for b in range(a, count)]

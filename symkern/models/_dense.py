@@ -1,4 +1,4 @@
-"""What ASAN shares with the two networks it is compared with: centred molecules, rows of fixed length, the regressor."""
+"""What ASAN shares with the networks it is compared with: centred molecules, rows of fixed length, the regressor."""
 
 from __future__ import annotations
 
@@ -8,16 +8,21 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from symkern._check import check_tensor
-from symkern.models._graph import _require, graph_of
-from symkern.neighbors import Neighbors
+from symkern.models._graph import _require, check_atoms, graph_of
+from symkern.neighbors import Neighbors, _checked_ptr
 from symkern.nn.basic import check_positive
 from symkern.ops.segment_sum import segment_mean
 
 LARGEST_Z = 99
 
 
-def centered(
+def check_molecules(cell: Tensor | None, pbc: Tensor | None) -> None:
+    """Raise ValueError for a periodic structure, which has no centroid."""
+    if cell is not None and (pbc is None or bool(torch.as_tensor(pbc).any())):
+        raise ValueError("cell must be None: positions are taken from the centroid, which a periodic structure lacks")
+
+
+def molecules_of(
     z: Tensor,
     pos: Tensor,
     batch: Tensor | None,
@@ -25,37 +30,41 @@ def centered(
     pbc: Tensor | None,
     nb: Neighbors | None,
     dtype: torch.dtype,
-    cutoff: float | None = None,
-) -> tuple[Tensor, Neighbors]:
-    """Positions (N, 3) from the centroid of their molecule, and a graph; without a cutoff one that may lack edges.
+) -> tuple[Tensor, Tensor]:
+    """`ptr` (B + 1,) and `batch` (N,), for networks that need no edges; from `nb` where there is one.
 
     Raises:
-        TypeError, ValueError: a periodic structure, which has no centroid, and what `graph_of` raises.
+        TypeError, ValueError: what `check_molecules` and `graph_of` raise.
     """
-    if cell is not None and (pbc is None or bool(torch.as_tensor(pbc).any())):
-        raise ValueError("cell must be None: positions are taken from the centroid, which a periodic structure lacks")
-    if nb is None and cutoff is None:
-        check_tensor("z", z)
-        nb = Neighbors.from_edge_index(z.new_empty((2, 0), dtype=torch.int64), len(z), batch=batch)
-    nb = graph_of(z, pos, batch, None, None, nb, cutoff or 0.0, LARGEST_Z, dtype)
-    return pos - segment_mean(pos, nb.ptr)[nb.batch], nb
+    check_molecules(cell, pbc)
+    if nb is not None:
+        nb = graph_of(z, pos, batch, None, None, nb, 0.0, LARGEST_Z, dtype)
+        return nb.ptr, nb.batch
+    check_atoms(z, pos, batch, LARGEST_Z, dtype)
+    ptr = _checked_ptr(None, batch, len(z), z)
+    return ptr, torch.zeros_like(z) if batch is None else batch
 
 
-def padded(values: Tensor, nb: Neighbors, size: int) -> Tensor:
+def centered(pos: Tensor, ptr: Tensor, batch: Tensor) -> Tensor:
+    """(N, 3) positions from the centroid of their molecule."""
+    return pos - segment_mean(pos, ptr)[batch]
+
+
+def padded(values: Tensor, ptr: Tensor, batch: Tensor, size: int) -> Tensor:
     """(B, size, ...) rows of each molecule's atoms, in their order, and zeros behind them.
 
     Raises:
         ValueError: a molecule of more than `size` atoms.
     """
-    counts = nb.ptr.diff()
     _require(
-        lambda: (counts <= size).all(),
-        counts,
-        lambda: f"z must hold molecules of at most max_atoms = {size} atoms, got one of {int(counts.max())}",
+        lambda: (ptr.diff() <= size).all(),
+        ptr,
+        lambda: f"z must hold molecules of at most {size} atoms, got one of {int(ptr.diff().max())}",
     )
-    place = torch.arange(len(values), device=values.device) - nb.ptr[nb.batch] + size * nb.batch
-    rows = values.new_zeros((nb.num_structures * size, *values.shape[1:])).index_copy(0, place, values)
-    return rows.reshape(nb.num_structures, size, *values.shape[1:])
+    place = torch.arange(len(values), device=values.device) + (size * batch - ptr[batch])
+    molecules = len(ptr) - 1
+    rows = values.new_zeros((molecules * size, *values.shape[1:])).index_copy(0, place, values)
+    return rows.reshape(molecules, size, *values.shape[1:])
 
 
 def regressor(inputs: int, out: int, hidden: Sequence[int] = (128, 64), dropout: float = 0.2) -> nn.Sequential:

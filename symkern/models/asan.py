@@ -1,4 +1,4 @@
-"""ASAN: learned rotation, second-order pooling, a small network; its published code; and a version without its limits."""
+"""ASAN: a learned rotation, second-order pooling and a small network; its published code; one without its limits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from symkern.models._dense import LARGEST_Z, centered, padded, regressor
+from symkern.models._dense import LARGEST_Z, centered, check_molecules, molecules_of, padded, regressor
+from symkern.models._graph import graph_of
 from symkern.neighbors import Neighbors
 from symkern.nn.asan import LearnedRotation, ScaledAngles
 from symkern.nn.basic import check_choice, check_positive, mlp
@@ -126,15 +127,23 @@ class ASAN(nn.Module):
             TypeError, ValueError: arguments that do not fit, a periodic structure, more than 15 atoms in a molecule
                 unless "masked".
         """
-        x, nb = centered(z, pos, batch, cell, pbc, nb, self.regressor[0].weight.dtype, self.cutoff)
-        out: Tensor = self.regressor(self._features(z, x, nb)).to(pos.dtype)
+        dtype = self.regressor[-1].weight.dtype
+        if self.cutoff is None:
+            ptr, batch = molecules_of(z, pos, batch, cell, pbc, nb, dtype)
+            features = self._of_coordinates(centered(pos, ptr, batch), ptr, batch)
+        else:
+            check_molecules(cell, pbc)
+            nb = graph_of(z, pos, batch, None, None, nb, self.cutoff, LARGEST_Z, dtype)
+            features = self._of_atoms(z, centered(pos, nb.ptr, nb.batch), nb)
+        out: Tensor = self.regressor(features).to(pos.dtype)
         return out
 
-    def _features(self, z: Tensor, x: Tensor, nb: Neighbors) -> Tensor:
+    def _of_coordinates(self, x: Tensor, ptr: Tensor, batch: Tensor) -> Tensor:
         if self.variant == "released":
-            return padded(self.angles(x), nb, MAX_ATOMS).transpose(1, 2).flatten(1)
-        if self.variant == "paper":
-            return second_order_pool(x, self.rotation(), nb.ptr, self.pooling)
+            return padded(self.angles(x), ptr, batch, MAX_ATOMS).transpose(1, 2).flatten(1)
+        return second_order_pool(x, self.rotation(), ptr, self.pooling)
+
+    def _of_atoms(self, z: Tensor, x: Tensor, nb: Neighbors) -> Tensor:
         weights = self.weights(z, safe_norm(edge_vectors(x, nb)), nb)
         moments = second_order_pool(x, self.rotation(), nb.ptr, "moment", weights=weights)
         return torch.cat([segment_sum(weights, nb.ptr), moments], 1)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from symkern.models._dense import centered, padded, regressor
+from symkern.models._dense import centered, molecules_of, padded, regressor
 from symkern.neighbors import Neighbors
 from symkern.nn.basic import check_positive
 
@@ -47,6 +47,7 @@ class CoordinateMLP(nn.Module):
         nb: Neighbors | None = None,
     ) -> Tensor:
         """(B, out) for B molecules; arguments and errors as of `ASAN`, with `max_atoms` in place of 15."""
-        x, nb = centered(z, pos, batch, cell, pbc, nb, self.regressor[0].weight.dtype)
-        out: Tensor = self.regressor(padded(x, nb, self.max_atoms).flatten(1)).to(pos.dtype)
+        ptr, batch = molecules_of(z, pos, batch, cell, pbc, nb, self.regressor[-1].weight.dtype)
+        x = centered(pos, ptr, batch)
+        out: Tensor = self.regressor(padded(x, ptr, batch, self.max_atoms).flatten(1)).to(pos.dtype)
         return out

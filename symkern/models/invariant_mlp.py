@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from symkern.models._dense import centered, padded, regressor
+from symkern.models._dense import molecules_of, padded, regressor
 from symkern.neighbors import Neighbors
 from symkern.ops.safe_norm import safe_norm
 
@@ -55,20 +55,22 @@ class InvariantMLP(nn.Module):
         nb: Neighbors | None = None,
     ) -> Tensor:
         """(B, out) for B molecules; arguments and errors as of `ASAN`, with `max_atoms` in place of 15."""
-        x, nb = centered(z, pos, batch, cell, pbc, nb, self.regressor[0].weight.dtype)
-        out: Tensor = self.regressor(self.invariants(x, nb)).to(pos.dtype)
+        ptr, batch = molecules_of(z, pos, batch, cell, pbc, nb, self.regressor[-1].weight.dtype)
+        out: Tensor = self.regressor(self.invariants(pos, ptr, batch)).to(pos.dtype)
         return out
 
-    def invariants(self, x: Tensor, nb: Neighbors) -> Tensor:
+    def invariants(self, pos: Tensor, ptr: Tensor, batch: Tensor) -> Tensor:
         """(B, n (n - 1) / 2 + n - 2) distances in Å, then cosines."""
-        dense, there = padded(x, nb, self.max_atoms), padded(x.new_ones(len(x)), nb, self.max_atoms)
+        dense = padded(pos, ptr, batch, self.max_atoms)
+        there = padded(pos.new_ones(len(pos)), ptr, batch, self.max_atoms)
         i, j = self.pairs
         distances = safe_norm(dense[:, i] - dense[:, j]) * (there[:, i] * there[:, j])
         steps = dense.diff(dim=1)
         lengths = safe_norm(steps)
         product = lengths[:, :-1] * lengths[:, 1:]
-        # both steps point along the order of atoms, so the angle between the bonds is that between one and minus the other
-        opened = -(steps[:, :-1] * steps[:, 1:]).sum(2)
+        opened = -(steps[:, :-1] * steps[:, 1:]).sum(
+            2
+        )  # both steps point along the order of atoms: one is turned round
         nothing = product == 0
         cosines = torch.where(nothing, 0.0, opened / torch.where(nothing, 1.0, product))
         return torch.cat([distances, cosines * there[:, 2:]], 1)

@@ -16,7 +16,7 @@ _PLANES = ((0, 1), (0, 2), (1, 2))
 
 
 class LearnedRotation(nn.Module):
-    """R(theta) of ASAN, section 3.2: a product of Givens rotations by pi tanh(theta_k), in the planes xy, xz, yz, xy, ...
+    """R(theta) of ASAN, 3.2: a product of Givens rotations by pi tanh(theta_k), in the planes xy, xz, yz, xy, ...
 
     The angles start at 0, where R is the identity; without any it stays that. For rows: x R.
 
