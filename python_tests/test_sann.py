@@ -290,6 +290,15 @@ def test_same_bits_at_every_run() -> None:
     assert all(torch.equal(a, b) for a, b in zip(gradient(), gradient(), strict=True))
 
 
+def test_reference_mode() -> None:
+    model = small("dipole")
+    z, pos, batch = tensors(SOME)
+    with torch.no_grad(), sk.reference_mode():
+        expected = model(z, pos, batch)
+    with torch.no_grad():
+        torch.testing.assert_close(model(z, pos, batch), expected, rtol=1e-10, atol=1e-11)
+
+
 def test_autocast() -> None:
     z, pos, batch = tensors(SOME)
     model = small().float()
@@ -381,11 +390,11 @@ def test_learns_the_asymmetric_stretching_of_water() -> None:
     given["features"] = model.edge_features(canonical, given["graphs"])
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     losses = []
-    for _ in range(300):
+    for _ in range(200):
         optimizer.zero_grad()
         loss = sk.symmetric_mse(model(z, pos, **given), labels, canonical.sym)[0].mean()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
     assert losses[0] > 0.5
-    assert min(losses[-50:]) < 1e-3
+    assert max(losses[-20:]) < 1e-3

@@ -32,7 +32,7 @@ class SANN(nn.Module):
 
     Vectors are relaxed equivariant under O(3): v(g x) = g s v(x) with an operation s of the molecule, so that they may
     have less symmetry than the molecule; train them with `symkern.symmetric_mse` or another symmetric loss. Scalars are
-    invariant. Where canonical frames jump, so do outputs: `symkern.Canonical.gap` says how near that is.
+    invariant. Where canonical frames jump, so do outputs; the ``gap`` of `symkern.Canonical` says how near that is.
 
     The paper leaves open: how x and species are joined (here one linear map of [x, embedding] to `hidden`), the maps in
     the layers, and the scale of the edge features (here without unit: those of `symkern.spherical_features` times
