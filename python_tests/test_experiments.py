@@ -70,7 +70,7 @@ def test_reproduce_rmd17(archive: Path, tmp_path: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["reproduce", "nonsense"], "name must be one of rmd17-ethanol"),
+        (["reproduce", "nonsense"], "name must be one of asan-table1"),
         (["reproduce", "rmd17-ethanol"], "rmd17_ethanol.npz not found"),
         (["reproduce", "rmd17-ethanol", "--data", "FILE", "--seeds", "0"], "seeds must be positive"),
         (["train", "no.npz", "--out", "run"], "no.npz: no such file"),

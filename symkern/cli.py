@@ -24,6 +24,8 @@ _EXTRAS = {
     "matplotlib": "demo",
     "rich": "demo",
     "scipy": "demo",
+    "sklearn": "reproduce",
+    "h5py": "reproduce",
     "pytest": "bench",
     "pytest_benchmark": "bench",
 }
@@ -180,27 +182,29 @@ def _frames(text: str) -> str:
 
 
 def _reproduce(parser: argparse.ArgumentParser) -> Run:
-    """rerun a published result and put it beside ours"""
-    parser.add_argument("name", metavar="NAME", help="rmd17-ethanol, sann-table4")
-    parser.add_argument("--data", type=Path, metavar="PATH", help="file or folder of the data (default: SYMKERN_DATA)")
-    parser.add_argument("--out", type=Path, metavar="DIR", default=Path("symkern_results"), help="default: %(default)s")
-    parser.add_argument("--quick", action="store_true", help="minutes instead of hours; marked as reduced")
-    parser.add_argument("--seeds", type=int, default=1, help="runs of each model, default: %(default)s")
-    parser.add_argument("--device", default="cpu", help="default: %(default)s")
+    """rerun published results and put them beside ours, with one report of all that lies in the folder"""
+    from symkern.experiments import NAMES
+
+    add = parser.add_argument
+    known = ", ".join(NAMES)
+    add("name", metavar="NAME", help=f"{known}; all: all but rmd17-ethanol; report: only the page, nothing is run")
+    add("--data", type=Path, metavar="PATH", help="file or folder of the data (default: SYMKERN_DATA)")
+    add("--out", type=Path, metavar="DIR", default=Path("symkern_results"), help="default: %(default)s")
+    add("--quick", action="store_true", help="about a minute for each; marked as reduced")
+    add(
+        "--full", action="store_true", help="sann-table3 by the paper's recipe, ten hours or more; others are so anyway"
+    )
+    add("--seeds", type=int, metavar="N", help="runs of each model, default: as many as the paper")
+    add("--device", default="cpu", help="default: %(default)s")
+    add("--workers", type=int, metavar="N", default=1, help="processes of one thread each, default: %(default)s")
 
     def run(args: argparse.Namespace) -> int:
-        from symkern import experiments
-        from symkern.data import DataError
-        from symkern.experiments import record
+        from symkern.experiments import command
 
         try:
-            experiment = experiments.load(args.name)
-            args.out.mkdir(parents=True, exist_ok=True)
-            content = experiment(args.data, args.out, quick=args.quick, seeds=args.seeds, device=args.device)
-        except (DataError, OSError, ValueError) as error:
+            return command.run(args)
+        except command.UsageError as error:
             parser.error(str(error))
-        print(record.table(content))
-        return 0
 
     return run
 
@@ -238,16 +242,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = args.run(args)
     except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in _EXTRAS:
+        reason = missing(error)
+        if reason is None:
             raise
-        extra = _EXTRAS[package]
-        print(f"symkern: this command needs {package}: pip install 'symkern[{extra}]'", file=sys.stderr)
+        print(f"symkern: this command needs {reason}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # the reader is gone, as in `symkern info | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return code
+
+
+def missing(error: ModuleNotFoundError) -> str | None:
+    """The optional package that is not there and how to get it; None if it is none of ours."""
+    package = (error.name or "").partition(".")[0]
+    return f"{package}: pip install 'symkern[{_EXTRAS[package]}]'" if package in _EXTRAS else None
 
 
 def _benchmarks() -> Path | None:

@@ -1,20 +1,17 @@
-"""Figures of the report, as PNG. One style, no global state of matplotlib."""
+"""Figures of the report, as PNG."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from symkern._figures import BLUE, GREEN, GREY, INK, ORANGE, png, styled
 from symkern.demo.results import Timing
 
-BLUE, ORANGE, GREY, GREEN = "#2563a8", "#d97706", "#94a3b8", "#0f766e"
 _COLORS = (BLUE, ORANGE, GREEN, "#9333ea", "#be123c", "#475569")
-INK = "#334155"
 
 
 def timing_bars(timings: Sequence[Timing], threads: int) -> bytes:
@@ -134,23 +131,6 @@ def derivatives(pairs: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float6
     right.invert_yaxis()
     right.set_xlabel("|difference| / largest")
     return png(figure)
-
-
-def styled(axes: Axes) -> Axes:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#cbd5e1")
-    axes.tick_params(colors=INK, labelsize=8.5)
-    axes.xaxis.label.set_color(INK)
-    axes.yaxis.label.set_color(INK)
-    axes.grid(color="#e2e8f0", lw=0.6)
-    axes.set_axisbelow(True)
-    return axes
-
-
-def png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=140, bbox_inches="tight", facecolor="white")
-    return buffer.getvalue()
 
 
 def _short(rate: float) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from symkern.demo.plots import BLUE, GREEN, GREY, INK, ORANGE, png, styled
+from symkern._figures import BLUE, GREEN, GREY, INK, ORANGE, png, styled
 
 if TYPE_CHECKING:
     from symkern.demo.force_field import Learned

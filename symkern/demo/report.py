@@ -1,44 +1,18 @@
-"""The HTML page: one file, pictures inside, nothing fetched from elsewhere."""
+"""The HTML page of the demo."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Sequence
 from html import escape
 
 from symkern import info
+from symkern._page import figure, page
 from symkern.demo.results import Plot, Results, Section, Timing
 
 TIMING_NOTE = (
     "fp64, full lists with shifts. symkern: sorted by receiver, median of several calls after a warm-up, fresh "
     "outputs. ASE: one call per structure, one thread, on the atoms in its column. Ratio: of atoms per second."
 )
-
-_STYLE = """
-body { margin: 0; background: #f6f8fa; color: #1e293b;
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", sans-serif; }
-main { max-width: 940px; margin: 0 auto; padding: 36px 24px 60px; }
-h1 { font-size: 28px; margin: 0; } h2 { font-size: 19px; margin: 0 0 6px; }
-p { margin: 6px 0 12px; } .quiet { color: #64748b; font-size: 14px; }
-section { background: #fff; border: 1px solid #e2e8f0; border-radius: 10px; padding: 22px 26px; margin-top: 20px; }
-table { border-collapse: collapse; width: 100%; font-size: 13.5px; margin: 10px 0; font-variant-numeric: tabular-nums; }
-th { text-align: right; font-weight: 600; color: #475569; border-bottom: 2px solid #e2e8f0; padding: 5px 8px; }
-td { text-align: right; border-bottom: 1px solid #eef2f6; padding: 5px 8px; }
-th.text, td.text { text-align: left; } .scroll { overflow-x: auto; }
-ul { list-style: none; padding: 0; margin: 10px 0; font-size: 14.5px; } li { padding: 3px 0; }
-.mark { display: inline-block; width: 44px; text-align: center; border-radius: 5px; font-size: 12px; font-weight: 600;
-  margin-right: 10px; }
-.pass { background: #dcfce7; color: #166534; } .fail { background: #fee2e2; color: #b91c1c; }
-.verdict { display: inline-block; border-radius: 7px; padding: 4px 14px; font-weight: 600; margin: 12px 0 2px; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 12px; margin-top: 18px; }
-.tile { background: #fff; border: 1px solid #e2e8f0; border-radius: 10px; padding: 12px 16px; }
-.tile b { display: block; font-size: 22px; color: #2563a8; } .tile span { font-size: 13px; color: #64748b; }
-figure { margin: 16px 0 4px; } img { max-width: 100%; display: block; margin: 0 auto; }
-figcaption { font-size: 13.5px; color: #64748b; text-align: center; margin-top: 4px; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: 3px 18px; font-size: 14.5px; margin: 8px 0; }
-dt { color: #64748b; } dd { margin: 0; }
-pre { font-size: 12.5px; line-height: 1.5; overflow-x: auto; margin: 4px 0; }
-"""
 
 
 def html(results: Results, rates: Plot) -> str:
@@ -56,11 +30,7 @@ def html(results: Results, rates: Plot) -> str:
         f'<p class="quiet">{escape(TIMING_NOTE)}</p>{_figure(rates)}</section>',
         f"<section><h2>What is installed</h2><pre>{escape(info.text(results.info))}</pre></section>",
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>symkern demo</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{_STYLE}</style></head>\n<body><main>\n" + "\n".join(body) + "\n</main></body></html>\n"
-    )
+    return page("symkern demo", "\n".join(body))
 
 
 def timing_header(threads: int) -> list[str]:
@@ -138,6 +108,4 @@ def _timing_table(timings: Sequence[Timing], threads: int) -> str:
 
 
 def _figure(plot: Plot) -> str:
-    caption, picture = escape(plot.caption), base64.b64encode(plot.png).decode("ascii")
-    image = f'<img alt="{caption}" src="data:image/png;base64,{picture}">'
-    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+    return figure(plot.png, plot.caption)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import symkern
+
+MARKS = (None, "green", "red")
 
 
 @dataclass(frozen=True)
@@ -21,9 +24,16 @@ class Row:
         model: named as in the paper.
         column: "<task>/<metric>".
         paper: the published figure; None where there is none.
-        runs: ours, one per seed or fold.
+        runs: ours, one per seed or fold. What is not finite becomes null in JSON, and so do mean and std with it.
         full: whether the whole protocol was run.
-        notes: further plain values.
+        notes: further plain values. Known to tables and reports: paper_std; mark and paper_mark ("green", "red" or
+            None: the paper's highlighting, by its rule); unit; section (which rows are one table: "paper's protocol",
+            "converged"); protocol, parameters (of the model); best_epoch, stopped_epoch, paper_stopped_epoch (lists:
+            where runs were best and where they stopped); construction (what stands for the paper's model, if that is
+            something else).
+
+    Raises:
+        ValueError: no runs, or an unknown mark.
     """
 
     model: str
@@ -33,14 +43,22 @@ class Row:
     full: bool
     notes: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise ValueError(f"runs must not be empty, got none for {self.model}, {self.column}")
+        for name in ("mark", "paper_mark"):
+            if self.notes.get(name) not in MARKS:
+                raise ValueError(f"{name} must be green, red or None, got {self.notes[name]!r}")
+
     def as_json(self) -> dict[str, Any]:
+        finite = all(map(math.isfinite, self.runs))
         return {
             "model": self.model,
             "column": self.column,
             "paper": self.paper,
-            "mean": statistics.fmean(self.runs),
-            "std": statistics.pstdev(self.runs),
-            "runs": list(self.runs),
+            "mean": statistics.fmean(self.runs) if finite else None,
+            "std": statistics.pstdev(self.runs) if finite else None,
+            "runs": [float(run) if math.isfinite(run) else None for run in self.runs],
             "status": "full" if self.full else "reduced",
             **self.notes,
         }
@@ -67,30 +85,107 @@ def write(
         OSError: `path` cannot be written to.
     """
     began = ", ".join(sorted(set(commits)))
-    content = {"name": name, "commit": began, "settings": dict(settings), "rows": [row.as_json() for row in rows]}
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    plain = {"name": name, "commit": began, "settings": dict(settings), "rows": [row.as_json() for row in rows]}
+    content: dict[str, Any] = _finite(plain)
+    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return content
 
 
-def table(content: Mapping[str, Any]) -> str:
-    """The rows as text: published figure and ours; above them the summary, where there is one."""
-    cells = [("model", "column", "paper", "ours", "spread", "status")]
-    for row in content["rows"]:
-        column = f"{row['column']}, {row['unit']}" if "unit" in row else row["column"]
-        paper = "" if row["paper"] is None else f"{row['paper']:.4g}"
-        name = named(row["model"], row.get("construction"))
-        cells.append((name, column, paper, f"{row['mean']:.4g}", f"{row['std']:.2g}", row["status"]))
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join(c.rjust(w) if 2 <= k <= 4 else c.ljust(w) for k, (c, w) in enumerate(zip(line, widths, strict=True)))
-        for line in cells
-    ]
-    return "\n".join([*content.get("summary", []), *(line.rstrip() for line in lines)])
+def _finite(content: Any) -> Any:
+    """The same with null for numbers that JSON does not have."""
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    if isinstance(content, Mapping):
+        return {key: _finite(entry) for key, entry in content.items()}
+    return [_finite(entry) for entry in content] if isinstance(content, list | tuple) else content
+
+
+def table(content: Mapping[str, Any], *, colored: bool = False) -> str:
+    """The rows as text, by section and column: published figure and ours; above them summary and findings, if any.
+
+    Args:
+        colored: show marks, with the escape sequences of terminals.
+    """
+    sections = list(dict.fromkeys(row.get("section") for row in content["rows"]))
+    lines: list[tuple[str, ...]] = [("model", "column", "paper", "ours", "spread", "best epoch", "status")]
+    places = {column: k for k, column in enumerate(dict.fromkeys(row["column"] for row in content["rows"]))}
+    rows = sorted(content["rows"], key=lambda row: places[row["column"]])
+    lines += [_line(row) for row in rows]
+    shown = [k for k in range(len(lines[0])) if any(line[k] for line in lines[1:])]
+    widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
+    text = [*content.get("summary", []), *content["settings"].get("findings", [])]
+    for section in sections:
+        text += [] if section is None else ["", section]
+        text.append(_joined(lines[0], shown, widths, {}))
+        for row, line in zip(rows, lines[1:], strict=True):
+            if row.get("section") == section:
+                text.append(_joined(line, shown, widths, _colors(row) if colored else {}))
+    return "\n".join(text)
+
+
+def _line(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        full_name(row),
+        heading(row),
+        published(row),
+        value(row["mean"]),
+        spread(row),
+        epochs(row),
+        row["status"],
+    )
+
+
+def _joined(line: Sequence[str], shown: Sequence[int], widths: Sequence[int], colors: Mapping[int, int]) -> str:
+    cells = [line[k].rjust(widths[k]) if 2 <= k <= 5 else line[k].ljust(widths[k]) for k in shown]
+    text = "  ".join(f"\033[{colors[k]}m{c}\033[0m" if k in colors else c for k, c in zip(shown, cells, strict=True))
+    return text.rstrip()
+
+
+def _colors(row: Mapping[str, Any]) -> dict[int, int]:
+    codes = {"green": 32, "red": 31}
+    return {
+        k: codes[row[name]]
+        for k, name, text in ((2, "paper_mark", "paper"), (3, "mark", "mean"))
+        if row.get(name) and row[text] is not None
+    }
+
+
+def value(number: float | None) -> str:
+    return "not finite" if number is None else f"{number:.4g}"
+
+
+def spread(row: Mapping[str, Any]) -> str:
+    return "" if row["std"] is None or len(row["runs"]) == 1 else f"{row['std']:.2g}"
+
+
+def published(row: Mapping[str, Any]) -> str:
+    if row["paper"] is None:
+        return ""
+    return value(row["paper"]) if row.get("paper_std") is None else f"{value(row['paper'])} ± {row['paper_std']:.2g}"
+
+
+def epochs(row: Mapping[str, Any], key: str = "best_epoch") -> str:
+    """First and last of the epochs under `key`, such as "61-194"; empty where there are none."""
+    found = [epoch for epoch in row.get(key) or [] if epoch is not None]
+    if not found:
+        return ""
+    return str(found[0]) if min(found) == max(found) else f"{min(found)}-{max(found)}"
 
 
 def named(model: str, construction: str | None) -> str:
     """The paper's name of a model, and what stands for it here if that is something else."""
     return model if construction in (None, model) else f"{model} ({construction})"
+
+
+def full_name(row: Mapping[str, Any]) -> str:
+    """The model of a row, what stands for it, and how it was trained."""
+    name = named(row["model"], row.get("construction"))
+    return f"{name}, {row['protocol']}" if row.get("protocol") else name
+
+
+def heading(row: Mapping[str, Any]) -> str:
+    """The column of a row, with its unit."""
+    return f"{row['column']}, {row['unit']}" if row.get("unit") else str(row["column"])
 
 
 def commit() -> str:

@@ -58,23 +58,27 @@ def run(
     out: Path,
     *,
     quick: bool = False,
-    seeds: int = 1,
+    seeds: int | None = None,
     device: str = "cpu",
-    models: tuple[str, ...] = tuple(MODELS),
+    workers: int = 1,
     progress: bool = True,
+    models: tuple[str, ...] = tuple(MODELS),
 ) -> dict[str, Any]:
     """Train each model, test it, and write ``out/rmd17-ethanol.json``; interrupted runs continue where they were.
 
     Args:
         data: ``rmd17_ethanol.npz`` or a folder that holds it; SYMKERN_DATA by default.
         quick: 3 epochs instead of 1,000.
-        seeds: how many runs of each model; a seed chooses validation frames, weights and order.
+        seeds: how many runs of each model, 1 by default (an hour each); a seed chooses validation frames, weights and
+            order.
+        workers: accepted as by every experiment; runs follow each other, each with all threads of torch.
 
     Raises:
         FileNotFoundError: the data set is not there.
         DataError, CheckpointError: files that cannot be read.
     """
-    check_positive(seeds=seeds)
+    seeds = 1 if seeds is None else seeds
+    check_positive(seeds=seeds, workers=workers)
     frames = {split: Dataset.read(_file(data), split=split, energy_unit="kcal/mol") for split in ("train", "test")}
     settings = replace(SETTINGS, epochs=3) if quick else SETTINGS
     rows, commits = [], []

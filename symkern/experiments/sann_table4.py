@@ -81,10 +81,11 @@ def run(
     out: Path,
     *,
     quick: bool = False,
-    seeds: int = 1,
+    seeds: int | None = None,
     device: str = "cpu",
-    molecules: int = ASUN_MOLECULES,
+    workers: int = 1,
     progress: bool = True,
+    molecules: int = ASUN_MOLECULES,
 ) -> dict[str, Any]:
     """Score all frames on G2 (from ASE) and, where it is given, on QM9; write ``out/sann-table4.json`` and a plot.
 
@@ -92,7 +93,8 @@ def run(
         data: ``qm9_20k.npz`` (and ``qm9_extra_29k.npz``) or the folder that holds them; SYMKERN_DATA by default.
             Without either only G2 is run.
         quick: 4 copies of each molecule instead of 16, and 130 molecules of QM9.
-        seeds: how many sets of copies.
+        seeds: how many sets of copies; 1 by default, as nothing is trained.
+        workers: accepted as by every experiment; the kernels use all threads of torch.
         molecules: how many of QM9's are tried with ASUN, which takes milliseconds per frame: chosen at random, besides
             all of rank below 3.
         device: where `symkern.canonicalize` runs.
@@ -100,7 +102,8 @@ def run(
     Raises:
         FileNotFoundError: `data` is given and holds no QM9.
     """
-    check_positive(seeds=seeds)
+    seeds = 1 if seeds is None else seeds
+    check_positive(seeds=seeds, workers=workers)
     copies = 4 if quick else COPIES
     commit = record.commit()
     sets = {"g2": _g2()}

@@ -126,7 +126,7 @@ class SANN(nn.Module):
             TypeError, ValueError: arguments that do not fit, an atomic number outside the embedding, a periodic
                 structure; what `symkern.stabilizers` raises.
         """
-        check_atoms(z, pos, self.max_z, self.embedding.weight.dtype)
+        check_atoms(z, pos, batch, self.max_z, self.embedding.weight.dtype)
         if cell is not None and (pbc is None or bool(pbc.any())):
             raise ValueError("cell must be None: SANN knows the symmetries of molecules, not of crystals")
         canonical, graphs = self._graphs(z, pos, batch, nb, canonical, graphs)

@@ -1,0 +1,277 @@
+"""The cells of a table: independent runs, in one process or several, each kept as soon as it is done.
+
+Convention: an experiment keeps them in ``out/cells/NAME``, those of quick runs in ``out/cells/NAME-quick``.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import re
+import signal
+import time
+import traceback
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from symkern.experiments import record
+
+_PART = re.compile(r"[\w+()=,\- ][\w+()=,.\- ]*")
+
+
+class CellError(RuntimeError):
+    """Cells that raised; the message names them and shows the first traceback."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: `function` called with `arguments`.
+
+    Attributes:
+        key: unique among the cells of an experiment; the path of its file, such as "asymmetric/EGNN+Noise/sbcd/3".
+        function: at the top level of a module, so that another process finds it; returns JSON values.
+        arguments: by name, JSON values. They decide all of the result: a function seeds itself from them.
+    """
+
+    key: str
+    function: Callable[..., dict[str, Any]]
+    arguments: Mapping[str, Any]
+
+
+class Results(dict[str, dict[str, Any]]):
+    """Results by key, in the order of the cells.
+
+    Attributes:
+        commit: by key, the commit that each was computed at.
+        seconds: by key, how long each took.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.commit: dict[str, str] = {}
+        self.seconds: dict[str, float] = {}
+
+
+def run(cells: Sequence[Cell], folder: Path, *, workers: int = 1, progress: bool = True, label: str = "") -> Results:
+    """Run each cell, or read what an earlier run has left; results by key, as JSON gives them back.
+
+    Each finished cell is written at once to ``folder/KEY.json`` with function, arguments, commit, seconds and result. A
+    cell found there is not run again; one of another function or other arguments is run and replaced; a file that
+    cannot be read is replaced with a warning. Every cell has one thread of torch and starts with torch's generator
+    seeded from its key, so that results depend on neither the order nor the number of workers.
+
+    Args:
+        workers: processes; with 1 cells run in this one.
+        progress: show a bar: cells done, pace, time left.
+        label: of the bar.
+
+    Raises:
+        ValueError: keys that are no paths or not unique, a function that another process would not find, no workers.
+        CellError: cells raised. The others have been finished first, and are kept.
+    """
+    _check(cells, workers)
+    commit = record.commit()
+    kept = {cell.key: found for cell in cells if (found := _read(folder, cell)) is not None}
+    failed: dict[str, str] = {}
+    with _bar(label, len(cells), len(kept), progress) as advance:
+        for cell, (seconds, text, error) in _finished([cell for cell in cells if cell.key not in kept], workers):
+            if error is None:
+                kept[cell.key] = _write(folder, cell, commit, seconds, json.loads(text))
+            else:
+                failed[cell.key] = error
+            advance()
+    if failed:
+        first = next(cell.key for cell in cells if cell.key in failed)
+        names = ", ".join(cell.key for cell in cells if cell.key in failed)
+        raise CellError(f"{len(failed)} of {len(cells)} cells failed: {names}. The first, {first}:\n{failed[first]}")
+    results = Results()
+    for cell in cells:
+        results[cell.key] = kept[cell.key]["result"]
+        results.commit[cell.key] = kept[cell.key]["commit"]
+        results.seconds[cell.key] = kept[cell.key]["seconds"]
+    return results
+
+
+def commits(results: Results) -> list[str]:
+    """The commits that the cells of `run` were computed at, for `record.write`; without repetition."""
+    return sorted(set(results.commit.values()))
+
+
+# ---- checks ----------------------------------------------------------------------------------------------------------
+
+
+def _check(cells: Sequence[Cell], workers: int) -> None:
+    if workers < 1:
+        raise ValueError(f"workers must be positive, got {workers}")
+    seen: set[str] = set()
+    for cell in cells:
+        if not all(_PART.fullmatch(part) for part in cell.key.split("/")):
+            raise ValueError(f"key must be a relative path of letters, digits and +-_.,=() , got {cell.key!r}")
+        if cell.key in seen:
+            raise ValueError(f"key must be unique, got {cell.key!r} twice")
+        if "<" in cell.function.__qualname__:
+            raise ValueError(f"function must be at the top level of a module, got {_name(cell)}")
+        seen.add(cell.key)
+
+
+def _name(cell: Cell) -> str:
+    return f"{cell.function.__module__}.{cell.function.__qualname__}"
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def _path(folder: Path, cell: Cell) -> Path:
+    return folder / f"{cell.key}.json"
+
+
+def _described(cell: Cell) -> dict[str, Any]:
+    """What must be the same for a result to be taken over, as JSON gives it back."""
+    described: dict[str, Any] = json.loads(json.dumps({"function": _name(cell), "arguments": dict(cell.arguments)}))
+    return described
+
+
+def _read(folder: Path, cell: Cell) -> dict[str, Any] | None:
+    """What the file of this very cell holds, if there is one."""
+    path = _path(folder, cell)
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        whole = isinstance(found["result"], dict) and isinstance(found["commit"], str) and found["seconds"] >= 0
+        same = {"function": found["function"], "arguments": found["arguments"]} == _described(cell)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        warnings.warn(f"symkern: {path} cannot be read and is computed again: {error!r}", stacklevel=3)
+        return None
+    return found if whole and same else None
+
+
+def _write(folder: Path, cell: Cell, commit: str, seconds: float, result: dict[str, Any]) -> dict[str, Any]:
+    path = _path(folder, cell)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {**_described(cell), "commit": commit, "seconds": round(seconds, 3), "result": result}
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return content
+
+
+# ---- processes -------------------------------------------------------------------------------------------------------
+
+_Outcome = tuple[float, str, str | None]  # seconds, result as JSON, traceback
+
+
+def _finished(cells: Sequence[Cell], workers: int) -> Iterator[tuple[Cell, _Outcome]]:
+    """Each cell once it is done."""
+    if workers == 1:
+        with _one_thread():
+            for cell in cells:
+                yield cell, _work(cell)
+        return
+    if not cells:
+        return
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(
+        min(workers, len(cells)), mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
+    )
+    try:
+        waiting = {pool.submit(_work, cell): cell for cell in cells}
+        for future in as_completed(waiting):
+            yield waiting[future], _outcome(future)
+    except BaseException:  # Ctrl-C: what is finished is kept, what runs is not waited for
+        pool.shutdown(wait=False, cancel_futures=True)
+        for child in set(multiprocessing.active_children()) - others:
+            child.terminate()
+        raise
+    pool.shutdown()
+
+
+def _outcome(future: Future[_Outcome]) -> _Outcome:
+    try:
+        return future.result()
+    except Exception as error:  # the process is gone
+        return 0.0, "", f"{type(error).__name__}: {error}\n"
+
+
+def _work(cell: Cell) -> _Outcome:
+    import torch
+
+    begin = time.perf_counter()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(zlib.crc32(cell.key.encode()))
+            result = cell.function(**cell.arguments)
+        if not isinstance(result, dict):
+            raise TypeError(f"{_name(cell)} must return a dict, got {type(result).__name__}")
+        return time.perf_counter() - begin, json.dumps(result), None
+    except Exception:
+        return time.perf_counter() - begin, "", traceback.format_exc()
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends without a traceback of its own
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# ---- progress --------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _bar(label: str, total: int, done: int, shown: bool) -> Iterator[Callable[[], None]]:
+    """What to call after each cell."""
+    if not shown or done == total:
+        yield lambda: None
+        return
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    except ImportError:
+        print(f"{label}: {total - done} cells")
+        yield lambda: None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("cells {task.fields[pace]}"),
+        TimeElapsedColumn(),
+    )
+    begin = time.perf_counter()
+    now = 0
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(label, total=total, completed=done, pace="")
+
+        def advance() -> None:
+            nonlocal now
+            now += 1
+            each = (time.perf_counter() - begin) / now
+            left = each * (total - done - now)
+            pace = f"{60 / each:.3g} per minute, {left / 60:.0f} min left"
+            bar.update(task, advance=1, pace=pace)
+
+        yield advance
