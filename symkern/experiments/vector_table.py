@@ -263,11 +263,11 @@ def _train_all(
     found = finish((cell(runs, point, s) for runs in searched for point in runs.grid for s in tried(runs)), "grids")
     chosen = []
     for runs in plan:
-        losses = [
+        errors = [
             fmean(found[cell(runs, point, s).key]["metrics"][runs.recipe.loss] for s in tried(runs))
-            for point in runs.grid * (len(runs.grid) > 1)
+            for point in (runs.grid if runs in searched else ())
         ]
-        chosen.append(runs.grid[losses.index(min(losses))] if losses else runs.grid[0])
+        chosen.append(runs.grid[errors.index(min(errors))] if errors else runs.grid[0])
     pairs = list(zip(plan, chosen, strict=True))
     found = finish((cell(runs, point, s) for runs, point in pairs for s in range(runs.seeds)), "all seeds")
     results = [
@@ -348,8 +348,8 @@ def turned(rows: Iterable[record.Row], goal: float) -> list[str]:
     if not reached["matched"]:
         return []
     return [
-        f"Trained to convergence, {', '.join(done) or 'no model'} have a matched error below {goal:g} in every task and "
-        f"seed; of these, on the same molecules turned at random after training, {', '.join(kept) or 'none'}."
+        f"Trained to convergence, {', '.join(done) or 'no model'} have a matched error below {goal:g} in every task "
+        f"and seed; of these, on the same molecules turned at random after training, {', '.join(kept) or 'none'}."
     ]
 
 

@@ -7,6 +7,7 @@ test, as in the paper.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -120,5 +121,5 @@ def _test(module: nn.Module, prepared: Any, task: VectorTask, draws: int) -> dic
 
 
 @torch.no_grad()
-def _copy(source: list[nn.Parameter] | list[Tensor], target: list[nn.Parameter] | list[Tensor]) -> None:
-    torch._foreach_copy_(target, source)
+def _copy(source: Sequence[Tensor], target: Sequence[Tensor]) -> None:
+    torch._foreach_copy_(list(target), list(source))
