@@ -134,7 +134,7 @@ def findings(rows: Sequence[record.Row]) -> list[str]:
         _contradiction(floor),
         f"SBCD from prediction to label has minima that are no vibration: in all of {len(free['sbcd'])} starts free "
         f"vectors come below {_above(max(free['sbcd']))} in SBCD, with a matched error of at least "
-        f"{min(free['matched']):.2f}. Zero vectors have {runs('zero vectors', 'asymmetric/sbcd')[0]:.4f}, marked green.",
+        f"{min(free['matched']):.2f}. Zero vectors have {runs('zero vectors', 'asymmetric/sbcd')[0]:.4f}: green.",
         *vector_table.compared(rows),
     ]
     worst = [max(row.runs) for mode in MODES if (row := find(rows, "SANN", f"{mode}-converged/matched")) is not None]
@@ -156,10 +156,11 @@ def _contradiction(floor: Mapping[str, float]) -> str:
     """Which of the paper's figures no equivariant output can have, by the reading of the distance."""
     quoted = {model: PUBLISHED[model][2][0] for model in ("EGNN", "PaiNN")}
     return (
-        f"The paper's figures for it fit no one reading of the distance. As a sum over atoms PaiNN's {quoted['PaiNN']:g} "
-        f"is less than any equivariant output can have, be it from prediction to label ({floor['sbcd']:.4f}) or from "
-        f"label to prediction ({floor['sbcd-reverse']:.3f}). As a mean over atoms it is possible in the first direction "
-        f"({floor['sbcd'] / 3:.4f}), but there EGNN's {quoted['EGNN']:g} is far above what zero vectors have."
+        f"The paper's figures for it fit no one reading of the distance. As a sum over atoms, PaiNN's "
+        f"{quoted['PaiNN']:g} is less than any equivariant output can have, be it from prediction to label "
+        f"({floor['sbcd']:.4f}) or from label to prediction ({floor['sbcd-reverse']:.3f}). As a mean over atoms it is "
+        f"possible in the first direction ({floor['sbcd'] / 3:.4f}), but there EGNN's {quoted['EGNN']:g} is far above "
+        "what zero vectors have."
     )
 
 

@@ -13,9 +13,10 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from symkern.experiments.vector_metrics import METRICS, means
+from symkern.experiments.vector_models import Prepared, VectorModel
 from symkern.experiments.vector_task import VectorTask
 from symkern.models.vector_outputs import Noisy
 from symkern.nn.basic import check_positive
@@ -54,7 +55,7 @@ class Recipe:
         return self.lr * (1 + math.cos(math.pi * step / self.steps)) / 2
 
 
-def fit(module: nn.Module, task: VectorTask, recipe: Recipe) -> dict[str, Any]:
+def fit(module: VectorModel, task: VectorTask, recipe: Recipe) -> dict[str, Any]:
     """Train `module` (of `vector_models.make`) in place, and keep the weights with the least loss.
 
     Args:
@@ -115,7 +116,7 @@ def fit(module: nn.Module, task: VectorTask, recipe: Recipe) -> dict[str, Any]:
     return result
 
 
-def _test(module: nn.Module, prepared: Any, task: VectorTask, draws: int) -> dict[str, float]:
+def _test(module: VectorModel, prepared: Prepared, task: VectorTask, draws: int) -> dict[str, float]:
     tests = [means(task.output(module(prepared)), task.target, task.sym, task.kind) for _ in range(draws)]
     return {name: fmean(test[name] for test in tests) for name in METRICS}
 
