@@ -5,8 +5,8 @@
 // Loops are cut by template parameters: long pieces for host threads, short neighboring ones for those of a device.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
-#include <limits>
 #include <type_traits>
 
 #include "core/dual.h"
@@ -105,7 +105,7 @@ struct PoolTurn {
     const VecOf<N> x = in.x.row(i);
     VecOf<N> turned = x.x * in.matrix_row(b, 0) + x.y * in.matrix_row(b, 1) + x.z * in.matrix_row(b, 2);
     if (in.mode != PoolMode::moment && in.count(b) > kPoolAtoms) {
-      turned = N(std::numeric_limits<double>::quiet_NaN()) * turned;
+      turned = N(NAN) * turned;
     }
     y[3 * i] = turned.x, y[3 * i + 1] = turned.y, y[3 * i + 2] = turned.z;
   }

@@ -1,8 +1,9 @@
-// The pieces that loops are cut into for a device against those of the host: the same bits; atoms of no molecule, and
-// molecules that are too large.
+// The pieces that loops are cut into for a device against those of the host: the same numbers; atoms of no molecule,
+// and molecules that are too large.
 #include "ops/second_order_pool.h"
 
 #include <cmath>
+#include <limits>
 #include <random>
 
 #include "testing/check.h"
@@ -85,9 +86,11 @@ Result<T> all(PoolMode mode, const std::vector<int64_t>& ptr_values, int64_t ato
 }
 
 template <class T>
-void check_same(const std::vector<T>& a, const std::vector<T>& b) {
+void check_close(const std::vector<T>& a, const std::vector<T>& b) {
   CHECK_EQUAL(a.size(), b.size());
-  for (size_t i = 0; i < a.size(); ++i) CHECK_EQUAL(a[i], b[i]);
+  // compilers may contract the two differently
+  const double eps = 8 * std::numeric_limits<T>::epsilon();
+  for (size_t i = 0; i < a.size(); ++i) CHECK(std::fabs(a[i] - b[i]) <= eps * (100 + std::fabs(b[i])));
 }
 
 template <class T, class N>
@@ -96,8 +99,8 @@ void compare(PoolMode mode, const std::vector<int64_t>& sizes, bool shared, int6
   for (int64_t size : sizes) ptr.push_back(ptr.back() + size);
   const Result<T> host = all<false, T, N>(mode, ptr, ptr.back(), shared, channels);
   const Result<T> there = all<true, T, N>(mode, ptr, ptr.back(), shared, channels);
-  check_same(there.features, host.features), check_same(there.grad_x, host.grad_x);
-  check_same(there.grad_weights, host.grad_weights), check_same(there.grad_rotation, host.grad_rotation);
+  check_close(there.features, host.features), check_close(there.grad_x, host.grad_x);
+  check_close(there.grad_weights, host.grad_weights), check_close(there.grad_rotation, host.grad_rotation);
 }
 
 void test_pieces() {
