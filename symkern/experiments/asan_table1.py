@@ -11,6 +11,7 @@ limits, and kernel ridge regression, SchNet and EGNN as references.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -204,4 +205,4 @@ def findings(grouped: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]) -> 
 
 def _deviation(grouped: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]) -> float:
     """Root mean square error of the mean predictor on validation folds, which is the labels' spread."""
-    return fmean(one["valid_mse"] for one in grouped["leak-free", "mean predictor"]) ** 0.5
+    return math.sqrt(fmean(one["valid_mse"] for one in grouped["leak-free", "mean predictor"]))
