@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from pathlib import Path
@@ -171,7 +172,8 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
     seen: list[dict] = []
 
     def load(name: str):
-        def run(data, out, **options):
+        def run(data, out, *, quick, seeds, device, workers):
+            options = {"quick": quick, "seeds": seeds, "device": device, "workers": workers}
             if name == "sann-table3":
                 raise FileNotFoundError("8000.hdf5 not found in /nowhere")
             if name == "asan-table2":
@@ -214,6 +216,33 @@ def test_one(tmp_path: Path, fakes: list[dict], capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit, match="2"):
         cli.main(["reproduce", "sann-table3", "--out", str(tmp_path)])
     assert "8000.hdf5 not found in /nowhere" in capsys.readouterr().err
+
+
+def test_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the whole protocol is not the default."""
+    seen = []
+
+    def run(data, out, *, quick, seeds, device, workers, full=False):
+        seen.append(full)
+        return write(out, "sann-table3")
+
+    monkeypatch.setattr(experiments, "load", lambda name: run)
+    for options in ([], ["--full"]):
+        assert cli.main(["reproduce", "sann-table3", "--out", str(tmp_path), *options]) == 0
+    assert seen == [False, True]
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["reproduce", "sann-table3", "--out", str(tmp_path), "--full", "--quick"])
+    assert "--quick and --full exclude each other" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", list(experiments.NAMES))
+def test_every_experiment_has_the_same_signature(name: str) -> None:
+    parameters = inspect.signature(experiments.load(name)).parameters
+    assert list(parameters)[:2] == ["data", "out"]
+    defaults = {"quick": False, "seeds": None, "device": "cpu", "workers": 1, "progress": True}
+    assert {key: parameters[key].default for key in defaults} == defaults
+    more = [parameter for key, parameter in parameters.items() if key not in ("data", "out", *defaults)]
+    assert all(parameter.default is not inspect.Parameter.empty for parameter in more)
 
 
 def test_report_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,8 +19,8 @@ _EPOCHS = {"best_epoch": "best epoch", "stopped_epoch": "stopped at", "paper_sto
 
 _LEGEND = (
     "Published figure beside ours: mean ± standard deviation over the runs; the runs themselves appear under the "
-    "pointer and as dots in the plots. Green: no run reached the limit that the paper sets; red: no run stayed below "
-    "it. Reduced: not the whole protocol."
+    "pointer and as dots in the plots. Green and red are the paper's highlighting, by its rule applied to our runs. "
+    "Reduced: not the whole protocol."
 )
 
 

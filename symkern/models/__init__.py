@@ -6,6 +6,7 @@ from symkern.models.dimenet import DimeNetPlusPlus as DimeNetPlusPlus
 from symkern.models.egnn import EGNN as EGNN
 from symkern.models.invariant_mlp import InvariantMLP as InvariantMLP
 from symkern.models.painn import PaiNN as PaiNN
+from symkern.models.sann import SANN as SANN
 from symkern.models.schnet import SchNet as SchNet
 
-__all__ = ["ASAN", "EGNN", "CoordinateMLP", "DimeNetPlusPlus", "InvariantMLP", "PaiNN", "SchNet"]
+__all__ = ["ASAN", "EGNN", "SANN", "CoordinateMLP", "DimeNetPlusPlus", "InvariantMLP", "PaiNN", "SchNet"]

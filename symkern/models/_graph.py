@@ -59,7 +59,7 @@ def graph_of(
 
 
 def check_atoms(z: Tensor, pos: Tensor, batch: Tensor | None, largest_z: int, dtype: torch.dtype) -> None:
-    """Raise unless types, shapes and dtypes of atoms are those that a model takes, and their elements known to it."""
+    """Raise TypeError or ValueError unless these are atoms that a model takes; see `graph_of`."""
     check_tensor("z", z)
     check_tensor("pos", pos)
     check_tensor("batch", batch, optional=True)
@@ -74,6 +74,23 @@ def check_atoms(z: Tensor, pos: Tensor, batch: Tensor | None, largest_z: int, dt
         z,
         lambda: f"z must lie in 1 .. {largest_z}, the model's embedding, got {int(z.min())} .. {int(z.max())}",
     )
+
+
+def complete_graph(z: Tensor, batch: Tensor | None, cell: Tensor | None = None, pbc: Tensor | None = None) -> Neighbors:
+    """Every ordered pair of different atoms of each structure."""
+    check_tensor("z", z)
+    periodic = cell is not None and (pbc is None or bool(torch.as_tensor(pbc).any()))
+    if periodic:
+        raise ValueError("cutoff=None joins all atoms of a structure and knows no periodic images: give it a cutoff")
+    # checks batch, and tells the structures apart
+    atoms = Neighbors.from_edge_index(z.new_empty((2, 0), dtype=torch.int64), len(z), batch=batch)
+    others = (atoms.ptr.diff() - 1)[atoms.batch]
+    row_ptr = torch.cat([others.new_zeros(1), others.cumsum(0)])
+    receivers = torch.repeat_interleave(torch.arange(len(z), device=z.device), others)
+    senders = atoms.ptr[atoms.batch[receivers]] + torch.arange(len(receivers), device=z.device) - row_ptr[receivers]
+    senders = senders + (senders >= receivers).to(senders.dtype)  # no atom sends to itself
+    shifts = None if cell is None else senders.new_zeros((len(senders), 3), dtype=torch.int32)
+    return Neighbors(torch.stack([senders, receivers]), row_ptr, atoms.ptr, shifts)
 
 
 def _require(condition: object, values: Tensor, message: object) -> None:

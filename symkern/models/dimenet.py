@@ -139,6 +139,23 @@ class DimeNetPlusPlus(nn.Module):
             TypeError, ValueError: arguments that do not fit, an atomic number outside the embedding.
         """
         nb = graph_of(z, pos, batch, cell, pbc, nb, self.cutoff, _LARGEST_Z, self.emb.emb.weight.dtype)
+        return segment_sum(self._layers(z, pos, cell, nb), nb.ptr)
+
+    def encode(
+        self,
+        z: Tensor,
+        pos: Tensor,
+        batch: Tensor | None = None,
+        *,
+        cell: Tensor | None = None,
+        pbc: Tensor | None = None,
+        nb: Neighbors | None = None,
+    ) -> Tensor:
+        """(N, out): what each atom adds to the output, invariant; arguments and errors as in `forward`."""
+        nb = graph_of(z, pos, batch, cell, pbc, nb, self.cutoff, _LARGEST_Z, self.emb.emb.weight.dtype)
+        return self._layers(z, pos, cell, nb)
+
+    def _layers(self, z: Tensor, pos: Tensor, cell: Tensor | None, nb: Neighbors) -> Tensor:
         tri = triplets(nb)
         vec = edge_vectors(pos, nb, cell)
         d = safe_norm(vec)
@@ -147,11 +164,11 @@ class DimeNetPlusPlus(nn.Module):
             d, edge_angles(vec, tri), tri, self.cutoff, self.num_spherical, self.num_radial, exponent=self.exponent
         )
         message = self.emb(z, rbf, nb)
-        atoms = self.output_blocks[0](message, rbf, nb)
+        atoms: Tensor = self.output_blocks[0](message, rbf, nb)
         for interaction, readout in zip(self.interaction_blocks, self.output_blocks[1:], strict=True):
             message = interaction(message, rbf, sbf, tri)
             atoms = atoms + readout(message, rbf, nb)
-        return segment_sum(atoms, nb.ptr)
+        return atoms
 
     @classmethod
     def from_pyg(cls, module: nn.Module) -> DimeNetPlusPlus:

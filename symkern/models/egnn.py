@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from symkern._check import check_tensor
 from symkern.models import _satorras
-from symkern.models._graph import _require, graph_of
+from symkern.models._graph import _require, complete_graph, graph_of
 from symkern.neighbors import Neighbors
 from symkern.nn.basic import check_choice, check_positive, mlp
 from symkern.nn.egnn import EGNNLayer
@@ -193,7 +192,7 @@ class EGNN(nn.Module):
             raise ValueError("nb must be given with edge_attr: they follow the order of its edges")
         given = nb is not None
         if nb is None and self.cutoff == math.inf:
-            nb = _complete_graph(z, batch, cell, pbc)
+            nb = complete_graph(z, batch, cell, pbc)
         nb = graph_of(z, pos, batch, cell, pbc, nb, self.cutoff, _LARGEST_Z, self.embedding.weight.dtype)
         known = self.get_buffer("_known")
         _require(lambda: known[z].all(), z, lambda: f"z must hold only the elements {self.config['elements']}")
@@ -294,20 +293,3 @@ def _known(elements: Sequence[int] | None) -> Tensor:
         raise ValueError(f"elements must be different atomic numbers in 1 .. {_LARGEST_Z}, got {numbers}")
     known[numbers] = True
     return known
-
-
-def _complete_graph(z: Tensor, batch: Tensor | None, cell: Tensor | None, pbc: Tensor | None) -> Neighbors:
-    """Every ordered pair of different atoms of each structure."""
-    check_tensor("z", z)
-    periodic = cell is not None and (pbc is None or bool(torch.as_tensor(pbc).any()))
-    if periodic:
-        raise ValueError("cutoff=None joins all atoms of a structure and knows no periodic images: give it a cutoff")
-    # checks batch, and tells the structures apart
-    atoms = Neighbors.from_edge_index(z.new_empty((2, 0), dtype=torch.int64), len(z), batch=batch)
-    others = (atoms.ptr.diff() - 1)[atoms.batch]
-    row_ptr = torch.cat([others.new_zeros(1), others.cumsum(0)])
-    receivers = torch.repeat_interleave(torch.arange(len(z), device=z.device), others)
-    senders = atoms.ptr[atoms.batch[receivers]] + torch.arange(len(receivers), device=z.device) - row_ptr[receivers]
-    senders = senders + (senders >= receivers).to(senders.dtype)  # no atom sends to itself
-    shifts = None if cell is None else senders.new_zeros((len(senders), 3), dtype=torch.int32)
-    return Neighbors(torch.stack([senders, receivers]), row_ptr, atoms.ptr, shifts)

@@ -109,14 +109,33 @@ class SchNet(nn.Module):
             TypeError, ValueError: arguments that do not fit, an atomic number outside the embedding.
         """
         nb = graph_of(z, pos, batch, cell, pbc, nb, self.cutoff, _LARGEST_Z, self.embedding.weight.dtype)
-        d = safe_norm(edge_vectors(pos, nb, cell))
-        h = self.embedding(z)
-        for interaction in self.interactions:
-            h = h + interaction(h, d, nb)
-        y = self.head(h).to(pos.dtype)  # autocast leaves bf16, which is no type to add up in
+        y = self.head(self._layers(z, pos, cell, nb)).to(
+            pos.dtype
+        )  # autocast leaves bf16, which is no type to add up in
         if self.offsets is not None:
             y = y + self.offsets(z)
         return (segment_sum if self.readout == "sum" else segment_mean)(y, nb.ptr)
+
+    def encode(
+        self,
+        z: Tensor,
+        pos: Tensor,
+        batch: Tensor | None = None,
+        *,
+        cell: Tensor | None = None,
+        pbc: Tensor | None = None,
+        nb: Neighbors | None = None,
+    ) -> Tensor:
+        """(N, hidden) features after the last interaction, invariant; arguments and errors as in `forward`."""
+        nb = graph_of(z, pos, batch, cell, pbc, nb, self.cutoff, _LARGEST_Z, self.embedding.weight.dtype)
+        return self._layers(z, pos, cell, nb)
+
+    def _layers(self, z: Tensor, pos: Tensor, cell: Tensor | None, nb: Neighbors) -> Tensor:
+        d = safe_norm(edge_vectors(pos, nb, cell))
+        h: Tensor = self.embedding(z)
+        for interaction in self.interactions:
+            h = h + interaction(h, d, nb)
+        return h
 
     def tabulate(self, tolerance: float = 1e-5, slope_tolerance: float = 1e-4) -> SchNet:
         """A copy for inference and dynamics whose filters are tables; see `symkern.nn.CFConv.tabulate`.

@@ -12,4 +12,5 @@ from symkern.nn.painn import PaiNNMixing as PaiNNMixing
 from symkern.nn.painn import unit_vectors as unit_vectors
 from symkern.nn.radial import RadialBasis as RadialBasis
 from symkern.nn.radial import cosine_cutoff as cosine_cutoff
+from symkern.nn.sann import SANNLayer as SANNLayer
 from symkern.nn.tabulated import TabulatedCFConv as TabulatedCFConv

@@ -18,21 +18,36 @@ from symkern.ops.segment_sum import segment_sum
 
 def gather_senders(h: Tensor, nb: Neighbors) -> Tensor:
     """h_j for every edge j -> i: (N, F) to (E, F). Padding edges get some row; nothing may flow back through them."""
-    if not h.is_cuda or not h.requires_grad or by_reference():
-        return h.index_select(0, nb.senders)
+    if _plain(h):
+        return h.index_select(0, nb.senders)  # without finding the order of the senders
     return gather(h, nb.senders, nb.sender_order, nb.sender_ptr)
 
 
 def gather_receivers(h: Tensor, nb: Neighbors) -> Tensor:
     """h_i for every edge j -> i: (N, F) to (E, F). As `gather_senders`."""
-    if not h.is_cuda or not h.requires_grad or by_reference():
-        return h.index_select(0, nb.receivers)
-    out: Tensor = torch.ops.symkern.segment_expand.default(h, nb.row_ptr, nb.num_edges, False)
+    return h.index_select(0, nb.receivers) if _plain(h) else _expand(h, nb.row_ptr, nb.num_edges)
+
+
+def gather_segments(h: Tensor, ptr: Tensor, rows: int) -> Tensor:
+    """h_b for each of the `rows` of segment b, ptr[b] .. ptr[b + 1]: (B, F) to (rows, F)."""
+    if _plain(h):
+        return torch.repeat_interleave(h, ptr.diff(), dim=0, output_size=rows)
+    return _expand(h, ptr, rows)
+
+
+def _plain(h: Tensor) -> bool:
+    return not h.is_cuda or not h.requires_grad or by_reference()
+
+
+def _expand(h: Tensor, ptr: Tensor, rows: int) -> Tensor:
+    out: Tensor = torch.ops.symkern.segment_expand.default(h, ptr, rows, False)
     return out
 
 
 def gather(h: Tensor, index: Tensor, order: Tensor, ptr: Tensor) -> Tensor:
     """h[index], where ``index[order]`` is sorted and the value n stands at ``ptr[n] .. ptr[n + 1]`` of it."""
+    if _plain(h):
+        return h.index_select(0, index)
     out: Tensor = _Gather.apply(h, index, order, ptr)  # type: ignore[no-untyped-call]
     return out
 

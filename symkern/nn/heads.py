@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from symkern._reference import by_reference
 from symkern.neighbors import Neighbors
 from symkern.nn.basic import check_choice, mlp, xavier
+from symkern.nn.gather import gather_segments
 from symkern.nn.painn import GatedMLP
 from symkern.ops.segment_sum import segment_mean, segment_sum
 
@@ -61,7 +61,7 @@ class DipoleHead(nn.Module):
     def forward(self, q: Tensor, mu: Tensor, pos: Tensor, nb: Neighbors) -> Tensor:
         """See above."""
         charge, dipole = self.net(q, mu)
-        return segment_sum(charge * _centred(pos, nb) + dipole, nb.ptr)
+        return segment_sum(charge * centred(pos, nb.ptr) + dipole, nb.ptr)
 
 
 class PolarizabilityHead(nn.Module):
@@ -77,7 +77,7 @@ class PolarizabilityHead(nn.Module):
     def forward(self, q: Tensor, mu: Tensor, pos: Tensor, nb: Neighbors) -> Tensor:
         """See above."""
         isotropic, v = self.net(q, mu)
-        outer = v.unsqueeze(2) * _centred(pos, nb).unsqueeze(1)
+        outer = v.unsqueeze(2) * centred(pos, nb.ptr).unsqueeze(1)
         own = isotropic.unsqueeze(2) * torch.eye(3, dtype=pos.dtype, device=pos.device) + outer + outer.transpose(1, 2)
         out: Tensor = segment_sum(own.flatten(1), nb.ptr).unflatten(1, (3, 3))
         return out
@@ -90,10 +90,6 @@ EQUIVARIANT: dict[str, Callable[[int, Sequence[int]], nn.Module]] = {
 }
 
 
-def _centred(pos: Tensor, nb: Neighbors) -> Tensor:
-    """Positions from the centroid of their structure."""
-    centroid = segment_mean(pos, nb.ptr)
-    if by_reference():
-        return pos - centroid[nb.batch]
-    own: Tensor = torch.ops.symkern.segment_expand.default(centroid, nb.ptr, len(pos), False)
-    return pos - own
+def centred(pos: Tensor, ptr: Tensor) -> Tensor:
+    """(N, 3) positions from the centroid of their structure, which has the atoms ptr[b] .. ptr[b + 1]."""
+    return pos - gather_segments(segment_mean(pos, ptr), ptr, len(pos))
