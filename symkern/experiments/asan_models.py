@@ -112,7 +112,8 @@ def train_network(
     def predict(batch: Batch) -> Tensor:
         here = batch.to(device)
         with torch.no_grad():
-            return module(here.z, here.pos, here.batch, nb=here.nb).flatten().cpu()
+            out: Tensor = module(here.z, here.pos, here.batch, nb=here.nb)
+        return out.flatten().cpu()
 
     return {
         **judge(predict, valid, test, network.cutoff),
@@ -143,7 +144,7 @@ def kernel_ridge(split: str, fold: int, seed: int, data: str | None) -> dict[str
     x, x_valid = (features(_all(part)) for part in (train, valid))
     y, y_valid = (part.per_structure[TARGET].numpy() for part in (train, valid))
     middle = y.mean()
-    best, ridge, chosen = np.inf, None, {}
+    best, ridge, chosen = np.inf, KernelRidge(), ("", 0.0, 0.0)
     for metric in ("manhattan", "sqeuclidean"):  # the kernels exp(-gamma |x - y|) and exp(-gamma |x - y|^2)
         own, other = pairwise_distances(x, metric=metric), pairwise_distances(x_valid, x, metric=metric)
         for factor in (0.03, 0.1, 0.3, 1.0, 3.0):
@@ -152,14 +153,15 @@ def kernel_ridge(split: str, fold: int, seed: int, data: str | None) -> dict[str
                 tried = KernelRidge(alpha=alpha, kernel="precomputed").fit(np.exp(-gamma * own), y - middle)
                 error = np.square(tried.predict(np.exp(-gamma * other)) + middle - y_valid).mean()
                 if error < best:
-                    best, ridge, chosen = error, tried, {"metric": metric, "gamma": float(gamma), "alpha": alpha}
+                    best, ridge, chosen = error, tried, (metric, float(gamma), alpha)
 
     def predict(batch: Batch) -> Tensor:
-        distances = pairwise_distances(features(batch), x, metric=chosen["metric"])
-        return torch.from_numpy(ridge.predict(np.exp(-chosen["gamma"] * distances)) + middle)
+        metric, gamma, _ = chosen
+        kernel = np.exp(-gamma * pairwise_distances(features(batch), x, metric=metric))
+        return torch.from_numpy(ridge.predict(kernel) + middle)
 
     judged = judge(predict, valid, test, None)
-    return {**judged, "chosen": chosen, "parameters": len(y)}
+    return {**judged, "chosen": dict(zip(("metric", "gamma", "alpha"), chosen, strict=True)), "parameters": len(y)}
 
 
 def judge(predict: Callable[[Batch], Tensor], valid: Dataset, test: Dataset, cutoff: float | None) -> dict[str, float]:

@@ -25,6 +25,7 @@ Without `full` the models are smaller and trained for fewer epochs: status "redu
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -36,7 +37,7 @@ import torch
 
 import symkern as sk
 from symkern.data import Dataset
-from symkern.experiments import batched_training, cells, plots, qm7x, record, vector_models
+from symkern.experiments import batched_training, broken_structures, cells, plots, qm7x, record, vector_models
 from symkern.experiments.batched_training import Batch, Recipe
 from symkern.experiments.qm7x import VECTORS
 from symkern.experiments.turning import turned
@@ -64,14 +65,10 @@ TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
     EXACT_FRAMES: ("SANN", {"tolerance": 0.01}),
 }
 ZERO = "zero vectors"
-COUNTED = (225, 255)  # structures, by the paper's section 6.3 and by its appendix C.2
 SPLITS = 10
 UNIT = "(e bohr)²"
 LOSSES = ("cd", "matched")
 SECTIONS = {"structure": "split by structure, as in the paper", "molecule": "split by molecule"}
-COUNTS = "broken structures"
-TOLERANCES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2)  # Å
-VECTOR_TOLERANCES = (0.003, 0.01, 0.03)  # e bohr
 
 FULL = Recipe()
 FULL_SIZES = {"SchNet": {"layers": 6, "hidden": 128}, "EGNN": {"layers": 7, "hidden": 128}, "SANN": {"layers": 2}}
@@ -121,13 +118,14 @@ def run(
         for split in range(number)
     ]
     sizes = FULL_SIZES if full else REDUCED_SIZES
-    todo = [trial.cell([str(path) for path in files], sizes, recipe, device) for trial in plan]
+    data_of = {"files": [str(path) for path in files], "digest": digest(chosen)}
+    todo = [trial.cell(data_of, sizes, recipe, device) for trial in plan]
     folder = out / "cells" / (NAME + "-quick" * quick)
     results = cells.run(todo, folder, workers=workers, progress=progress, label=NAME)
     complete = full and not quick and number >= SPLITS and bool(files)
-    counts = count_broken(everything)
+    counts = broken_structures.count(everything)
     found = {trial: results[cell.key] for trial, cell in zip(plan, todo, strict=True)}
-    rows = _rows(found, complete) + _zero_rows(chosen, number) + _count_rows(counts, published=bool(files))
+    rows = _rows(found, complete) + _zero_rows(chosen, number) + broken_structures.rows(counts, published=bool(files))
     settings = {
         "data": origin,
         "about": {"files": [path.name for path in files]} if files else qm7x.about_stand_in(),
@@ -143,15 +141,15 @@ def run(
         "recipe": {**asdict(recipe), "optimizer": "Adam", "schedule": "half a cosine, to 0"},
         "models": sizes,
         "broken": counts,
-        "paper_counts": COUNTED,
+        "paper_counts": broken_structures.COUNTED,
         "source": SOURCE,
         "notes": (__doc__ or "").strip().splitlines(),
-        "findings": findings(everything, counts, rows),
+        "findings": broken_structures.findings(everything, counts) + compared(rows),
     }
     content = record.write(out / f"{NAME}.json", NAME, cells.commits(results), settings, rows)
     shown = [row for row in content["rows"] if row["column"].endswith(("/cd", "/matched", "/cd-reverse"))]
     plots.bars(out / f"{NAME}.png", shown, title=f"{SOURCE}; ours: {origin}")
-    _plot(out / f"{NAME}-broken.png", everything, counts)
+    broken_structures.plot(out / f"{NAME}-broken.png", everything, counts)
     return content
 
 
@@ -165,9 +163,17 @@ def select(everything: Dataset, *, published: bool) -> Dataset:
     return everything.subset(qm7x.select(everything))
 
 
+def digest(data: Dataset) -> str:
+    """What tells data sets apart, so that results of one are not taken over for another."""
+    return f"{zlib.crc32(torch.cat([data.pos, data.per_atom[VECTORS]]).numpy().tobytes()):08x}"
+
+
 @lru_cache(maxsize=1)
-def _selected(files: tuple[str, ...]) -> Dataset:
-    return select(qm7x.read_hdf5(files) if files else qm7x.stand_in(), published=bool(files))
+def _selected(files: tuple[str, ...], wanted: str) -> Dataset:
+    found = select(qm7x.read_hdf5(files) if files else qm7x.stand_in(), published=bool(files))
+    if digest(found) != wanted:
+        raise ValueError(f"files must hold what they held when the run began, got {digest(found)}, not {wanted}")
+    return found
 
 
 # ---- cells -----------------------------------------------------------------------------------------------------------
@@ -183,16 +189,17 @@ class Trial:
     split: int
 
     def cell(
-        self, files: Sequence[str], sizes: Mapping[str, Mapping[str, int]], recipe: Recipe, device: str
+        self, data: Mapping[str, Any], sizes: Mapping[str, Mapping[str, int]], recipe: Recipe, device: str
     ) -> cells.Cell:
         _, settings = TRAINED[self.model]
         size = next(dict(size) for name, size in sizes.items() if self.model.startswith(name)) | settings
-        arguments = {"files": list(files), **asdict(self), "size": size, "recipe": asdict(recipe), "device": device}
+        arguments = {**data, **asdict(self), "size": size, "recipe": asdict(recipe), "device": device}
         return cells.Cell(f"{self.by}/{self.loss}/{self.model}/{self.split}", train, arguments)
 
 
 def train(
     files: Sequence[str],
+    digest: str,
     model: str,
     by: str,
     loss: str,
@@ -202,7 +209,7 @@ def train(
     device: str,
 ) -> dict[str, Any]:
     """One cell: "metrics" of the test structures, "turned" those after they were turned, and what `fit` returns."""
-    data, how = _selected(tuple(files)), Recipe(**recipe)
+    data, how = _selected(tuple(files), digest), Recipe(**recipe)
     parts = [data.subset(index) for index in qm7x.split(data, split, by)]
     scale = float(parts[0].per_atom[VECTORS].square().mean().sqrt())
     module = vector_models.make(TRAINED[model][0], per="atom", seed=split, **size).to(device)
@@ -224,54 +231,11 @@ def train(
     return result
 
 
-# ---- symmetry --------------------------------------------------------------------------------------------------------
+# ---- rows ------------------------------------------------------------------------------------------------------------
 
 
-def count_broken(data: Dataset) -> list[dict[str, Any]]:
-    """For each tolerance of positions: structures with symmetry, those whose vectors have less, by their tolerance."""
-    counts = []
-    for tolerance in TOLERANCES:
-        found = qm7x.residuals(data, tolerance)
-        counts.append(
-            {
-                "tolerance": tolerance,
-                "symmetric": int(found.symmetric.sum()),
-                "broken": {str(t): int((found.vectors > t).sum()) for t in VECTOR_TOLERANCES},
-                "selected": len(qm7x.select(data, tolerance)),
-            }
-        )
-    return counts
-
-
-def findings(data: Dataset, counts: Sequence[Mapping[str, Any]], rows: Sequence[record.Row]) -> list[str]:
-    """Sentences."""
-    by_tolerance = {entry["tolerance"]: entry["broken"][str(qm7x.VECTOR_TOLERANCE)] for entry in counts}
-    exact = qm7x.residuals(data.subset(data.per_structure["relaxed"]), TOLERANCES[0])
-    found = qm7x.residuals(data, qm7x.POSITION_TOLERANCE)
-    moved = found.positions > qm7x.POSITION_TOLERANCE / 20
-    lines = [
-        f"Structures, of {data.num_structures}, whose vectors have a lower symmetry than their positions (by more than "
-        f"{qm7x.VECTOR_TOLERANCE:g} e bohr), by the tolerance of positions in Å: "
-        + ", ".join(f"{count} at {tolerance:g}" for tolerance, count in by_tolerance.items())
-        + ".",
-    ]
-    if exact.symmetric.any():
-        lines.append(
-            f"{int(exact.symmetric.sum())} relaxed structures are symmetric to {float(exact.positions.max()):.0e} Å; "
-            f"their vectors are so to {float(exact.vectors.max()):.0e} e bohr: nothing is broken where the input is "
-            "symmetric."
-        )
-    if moved.any():
-        ends = torch.tensor([0.05, 0.95], dtype=found.vectors.dtype)
-        low, high = (found.vectors[moved] / found.positions[moved]).quantile(ends).tolist()
-        lines.append(
-            f"What is broken at {qm7x.POSITION_TOLERANCE:g} Å is the symmetry of the positions: vectors miss their "
-            f"images by {low:.2g} to {high:.2g} e bohr for each Å by which positions do (90 % of structures)."
-        )
-    return lines + _compared(rows)
-
-
-def _compared(rows: Sequence[record.Row]) -> list[str]:
+def compared(rows: Sequence[record.Row]) -> list[str]:
+    """Sentences: how models stand beside vectors of zero."""
     mean = {(row.model, row.column): fmean(row.runs) for row in rows}
     lines = []
     for by, section in SECTIONS.items():
@@ -334,46 +298,3 @@ def _zero_rows(data: Dataset, splits: int) -> list[record.Row]:
                 notes = {"section": section, "unit": UNIT}
                 rows.append(record.Row(ZERO, f"{by}-{loss}/{metric}", None, values, True, notes))
     return rows
-
-
-def _count_rows(counts: Sequence[Mapping[str, Any]], *, published: bool) -> list[record.Row]:
-    rows = []
-    for entry in counts:
-        column = f"tolerance {entry['tolerance']:g} Å/structures"
-        paper = COUNTED[0] if published and entry["tolerance"] == qm7x.POSITION_TOLERANCE else None
-        rows.append(record.Row("symmetric", column, None, [entry["symmetric"]], True, {"section": COUNTS}))
-        for tolerance, count in entry["broken"].items():
-            model = f"vectors miss by more than {tolerance} e bohr"
-            rows.append(record.Row(model, column, None, [count], True, {"section": COUNTS}))
-        notes = {"section": COUNTS}
-        rows.append(record.Row("selected, with their molecules", column, paper, [entry["selected"]], True, notes))
-    return rows
-
-
-def _plot(path: Path, data: Dataset, counts: Sequence[Mapping[str, Any]]) -> None:
-    """Left, counts by the tolerance of positions; right, by how much vectors and positions miss their images."""
-    from matplotlib.figure import Figure
-
-    from symkern._figures import BLUE, GREY, INK, ORANGE, RED, png, styled
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = (styled(axes) for axes in figure.subplots(1, 2))
-    x = [entry["tolerance"] for entry in counts]
-    left.plot(x, [entry["symmetric"] for entry in counts], "o-", color=INK, ms=4, label="positions have symmetry")
-    for tolerance, color in zip(VECTOR_TOLERANCES, (ORANGE, BLUE, RED), strict=True):
-        y = [entry["broken"][str(tolerance)] for entry in counts]
-        left.plot(x, y, "o-", color=color, ms=4, label=f"vectors miss it by more than {tolerance:g} e bohr")
-    left.set(xscale="log", xlabel="tolerance of positions, Å", ylabel=f"structures, of {data.num_structures}")
-    left.set_ylim(0)
-    left.legend(fontsize=7.5)
-    found = qm7x.residuals(data, qm7x.POSITION_TOLERANCE)
-    relaxed = data.per_structure["relaxed"]
-    for mask, color, label in ((relaxed, ORANGE, "relaxed"), (~relaxed, BLUE, "displaced")):
-        mask = mask & found.symmetric
-        missed = found.positions[mask].clamp(min=1e-8), found.vectors[mask].clamp(min=1e-8)
-        right.plot(*missed, "o", color=color, ms=3, alpha=0.6, label=label)
-    right.axhline(qm7x.VECTOR_TOLERANCE, color=GREY, lw=1, label="counted as broken above")
-    xlabel = f"positions miss their images by, Å (operations at {qm7x.POSITION_TOLERANCE:g} Å)"
-    right.set(xscale="log", yscale="log", xlabel=xlabel, ylabel="vectors miss theirs by, e bohr")
-    right.legend(fontsize=7.5)
-    path.write_bytes(png(figure))

@@ -127,7 +127,7 @@ class ASAN(nn.Module):
             TypeError, ValueError: arguments that do not fit, a periodic structure, more than 15 atoms in a molecule
                 unless "masked".
         """
-        dtype = self.regressor[-1].weight.dtype
+        dtype = next(self.regressor.parameters()).dtype
         if self.cutoff is None:
             ptr, batch = molecules_of(z, pos, batch, cell, pbc, nb, dtype)
             features = self._of_coordinates(centered(pos, ptr, batch), ptr, batch)

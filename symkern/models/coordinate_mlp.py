@@ -47,7 +47,7 @@ class CoordinateMLP(nn.Module):
         nb: Neighbors | None = None,
     ) -> Tensor:
         """(B, out) for B molecules; arguments and errors as of `ASAN`, with `max_atoms` in place of 15."""
-        ptr, batch = molecules_of(z, pos, batch, cell, pbc, nb, self.regressor[-1].weight.dtype)
+        ptr, batch = molecules_of(z, pos, batch, cell, pbc, nb, next(self.parameters()).dtype)
         x = centered(pos, ptr, batch)
         out: Tensor = self.regressor(padded(x, ptr, batch, self.max_atoms).flatten(1)).to(pos.dtype)
         return out

@@ -55,7 +55,7 @@ class InvariantMLP(nn.Module):
         nb: Neighbors | None = None,
     ) -> Tensor:
         """(B, out) for B molecules; arguments and errors as of `ASAN`, with `max_atoms` in place of 15."""
-        ptr, batch = molecules_of(z, pos, batch, cell, pbc, nb, self.regressor[-1].weight.dtype)
+        ptr, batch = molecules_of(z, pos, batch, cell, pbc, nb, next(self.parameters()).dtype)
         out: Tensor = self.regressor(self.invariants(pos, ptr, batch)).to(pos.dtype)
         return out
 
