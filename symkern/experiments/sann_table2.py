@@ -171,7 +171,7 @@ def gradients(rows: Sequence[record.Row]) -> str:
     least = [f"{mode} {row.runs[0]:.3f}" for mode, row in found.items() if row is not None]
     return (
         "Gradients of an invariant add up to zero over the atoms of a molecule, which the displacements do not: "
-        f"outputs of that kind (SchNet, DimeNet++, vector-valued PaiNN) have a matched error of at least {', '.join(least)}."
+        f"outputs of that kind (SchNet, DimeNet++, vector-valued PaiNN) have at least {', '.join(least)} matched."
     )
 
 

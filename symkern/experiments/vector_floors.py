@@ -42,7 +42,8 @@ def balanced(vectors: Tensor) -> Tensor:
     total = vectors.reshape(-1, 3, vectors.shape[1]).sum(0)
     _, values, turn = torch.linalg.svd(total)
     rank = int((values > 1e-9).sum())
-    return vectors @ turn[rank:].T
+    basis: Tensor = vectors @ turn[rank:].T
+    return basis
 
 
 def equivariant_floor(task: VectorTask, metric: str, *, gradient: bool = False) -> float:
