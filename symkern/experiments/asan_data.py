@@ -1,7 +1,7 @@
 """The QM9 sample of the ASAN tables: HOMO-LUMO gaps (Ha) of small molecules, in a clean split and in one that leaks.
 
-The paper takes "a 1,000-molecule subset" and splits it 800 : 200. Its published data are the first molecules of QM9
-with at most 15 atoms, 683 to train and 197 to test on, and the 197 are the first of the 683. Here the sample is the
+The paper takes "a 1,000-molecule subset" and splits it 800 : 200. The data published with it, after its filter for at
+most 15 atoms, are 683 to train and 197 to test on, and the 197 are the first of the 683. Here the sample is the
 first 1,000 molecules of at most 15 atoms in our copy of QM9, which has no fluorine and about a third of all molecules:
 
 - "leak-free": 800 of them, chosen at random, to train on, the other 200 to test on;
