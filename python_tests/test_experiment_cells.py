@@ -76,7 +76,8 @@ def test_results_are_kept_and_taken_over(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(record, "commit", lambda: "second")
     more = [*table, Cell("more", double, {"x": 7, "log": str(log)})]
-    again = cells.run(more, tmp_path, progress=False)
+    with pytest.warns(UserWarning, match=f"{tmp_path} has cells of first, now second: they are kept"):
+        again = cells.run(more, tmp_path, progress=False)
     assert {key: again[key] for key in results} == results
     assert calls(log) == [0, 1, 2, 7]
     assert cells.commits(again) == ["first", "second"]

@@ -65,7 +65,8 @@ def run(cells: Sequence[Cell], folder: Path, *, workers: int = 1, progress: bool
 
     Each finished cell is written at once to ``folder/KEY.json`` with function, arguments, commit, seconds and result. A
     cell found there is not run again; one of another function or other arguments is run and replaced; a file that
-    cannot be read is replaced with a warning. Every cell has one thread of torch and starts with torch's generator
+    cannot be read is replaced with a warning. Cells of an earlier commit are taken over, with a warning: whoever has
+    changed what they compute deletes them. Every cell has one thread of torch and starts with torch's generator
     seeded from its key, so that results depend on neither the order nor the number of workers.
 
     Args:
@@ -80,6 +81,9 @@ def run(cells: Sequence[Cell], folder: Path, *, workers: int = 1, progress: bool
     _check(cells, workers)
     commit = record.commit()
     kept = {cell.key: found for cell in cells if (found := _read(folder, cell)) is not None}
+    old = sorted({found["commit"] for found in kept.values()} - {commit})
+    if old:
+        warnings.warn(f"symkern: {folder} has cells of {', '.join(old)}, now {commit}: they are kept", stacklevel=2)
     failed: dict[str, str] = {}
     with _bar(label, len(cells), len(kept), progress) as advance:
         for cell, (seconds, text, error) in _finished([cell for cell in cells if cell.key not in kept], workers):

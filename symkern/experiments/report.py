@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -156,17 +157,21 @@ def _section_table(section: str | None, rows: Sequence[_Row], mixed: bool) -> st
 
 
 def _grouped(columns: list[str]) -> list[list[str]]:
-    """Columns "task/metric" as few tables that are not too wide: all, by metric, or by task."""
+    """Columns "task/metric" as tables that are not too wide: all in one; else by metric, if there are several tasks."""
     if len(columns) <= _WIDEST:
         return [columns]
+    groups: dict[str, list[str]] = {}
+    for column in columns:
+        groups.setdefault(column.rpartition("/")[2], []).append(column)
+    if len(groups) == len(columns):  # one task
+        groups = {"": columns}
+    return [part for group in groups.values() for part in _parts(group)]
 
-    def by(part: int) -> list[list[str]]:
-        groups: dict[str, list[str]] = {}
-        for column in columns:
-            groups.setdefault(column.rpartition("/")[part], []).append(column)
-        return list(groups.values())
 
-    return min(by(2), by(0), key=lambda groups: (max(max(map(len, groups)), _WIDEST), len(groups)))
+def _parts(group: list[str]) -> list[list[str]]:
+    """As few as can be, and about equal."""
+    size = math.ceil(len(group) / math.ceil(len(group) / _WIDEST))
+    return [group[k : k + size] for k in range(0, len(group), size)]
 
 
 def _table(columns: Sequence[str], rows: Sequence[_Row], mixed: bool) -> str:
