@@ -29,6 +29,7 @@ from . import (
     layer_ops,
     machine,
     peers,
+    pool_ops,
     report,
     sann_ops,
     stabilizer_ops,
@@ -256,6 +257,15 @@ class Bench:
             name = f"{nb.num_edges:,} edges of {system.name}"
             self.add(f"sann_edge_features, {part}", name, entries, sann_ops.features_work(nb, backward))
 
+    def second_order_pool(self, structures: int) -> None:
+        for mode in pool_ops.MODES:
+            calls = pool_ops.contestants(mode, structures, self.device)
+            for backward, part in ((False, "forward"), (True, "forward + gradient")):
+                entries = edge_ops.entries(calls, pool_ops.rotation_of(self.device), backward)
+                work = pool_ops.pool_work(mode, structures, backward)
+                name = f"{structures:,} x {pool_ops.ATOMS} atoms"
+                self.add(f"{pool_ops.name(mode)}, {part}", name, entries, work, seconds=0.5)
+
     def symmetric_losses(self, structures: int) -> None:
         sym = symmetric_ops.synthetic(structures=structures).to(self.device)
         pred, target = torch.randn(2, len(sym.positions), 3, device=self.device)
@@ -360,6 +370,7 @@ def main(arguments: list[str] | None = None) -> int:
         ("stabilizers of C60", lambda: bench.stabilizers(stabilizer_ops.c60())),
         ("canonical frames", lambda: bench.frames(stabilizer_ops.made_up(130 if tiny else 65_536))),
         ("SANN features", lambda: bench.sann_features(4 if tiny else 1024)),
+        ("second-order pool", lambda: bench.second_order_pool(4 if tiny else 4096)),
         ("symmetric losses", lambda: bench.symmetric_losses(4 if tiny else 4096)),
         ("chamfer 128 x 18", lambda: bench.chamfer(4 if tiny else 128)),
         ("chamfer 4096 x 18", lambda: bench.chamfer(8 if tiny else 4096)),

@@ -236,6 +236,7 @@ def test_gpu_benchmark_runs_dry(tmp_path, monkeypatch, capsys):
     assert report.problems(result) == []
     ops = {"neighbor_list", "edge_vectors", "safe_norm", "radial_basis gaussian", "spherical_basis", "stabilizers"}
     ops |= {"canonical_frames", "sann_edge_features", "symmetric_chamfer", "symmetric_mse", "chamfer"}
+    ops |= {"second_order_pool outer", "second_order_pool gram", "second_order_pool moment x 32"}
     ops |= {"EGNNLayer", "CFConv", "PaiNN message", "SchNet"}
     assert {row["op"].split(",")[0] for row in result["rows"]} == ops
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import symkern as sk
 from symkern import training
 from symkern.data import Dataset
-from symkern.models import EGNN, DimeNetPlusPlus, PaiNN, SchNet
+from symkern.models import EGNN, SANN, DimeNetPlusPlus, PaiNN, SchNet
 
 pytestmark = pytest.mark.cuda
 
@@ -21,6 +21,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "EGNN": lambda: EGNN(1, 32, 2, cutoff=4.0, num_basis=8, attention=True),
     "DimeNet++": lambda: DimeNetPlusPlus(1, 16, 2, 8, 4, 16, 3, 4, cutoff=4.0, output_initializer="glorot_orthogonal"),
     "PaiNN": lambda: PaiNN(1, 32, 2, 12, 4.0),
+    "SANN": lambda: SANN(1, 32, output="scalar"),
 }
 
 

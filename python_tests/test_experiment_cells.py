@@ -76,7 +76,8 @@ def test_results_are_kept_and_taken_over(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(record, "commit", lambda: "second")
     more = [*table, Cell("more", double, {"x": 7, "log": str(log)})]
-    again = cells.run(more, tmp_path, progress=False)
+    with pytest.warns(UserWarning, match=f"{tmp_path} has cells of first, now second: they are kept"):
+        again = cells.run(more, tmp_path, progress=False)
     assert {key: again[key] for key in results} == results
     assert calls(log) == [0, 1, 2, 7]
     assert cells.commits(again) == ["first", "second"]
@@ -124,7 +125,7 @@ def test_failures_are_told_when_the_others_are_done(tmp_path: Path, workers: int
         Cell("third", no_json, {}),
         Cell("good", double, {"x": 1}),
     ]
-    with pytest.raises(CellError, match="3 of 4 cells failed: first, second, third. The first, first:") as error:
+    with pytest.raises(CellError, match=r"3 of 4 cells failed: first, second, third. The first, first:") as error:
         cells.run(table, tmp_path, workers=workers, progress=False)
     assert "ValueError: cannot do 1" in str(error.value)
     assert "in fail" in str(error.value)  # the traceback
@@ -136,11 +137,12 @@ def test_failures_are_told_when_the_others_are_done(tmp_path: Path, workers: int
 def test_a_process_that_ends_is_a_failure(tmp_path: Path) -> None:
     table = [Cell("gone", leave, {"x": 1}), Cell("good", double, {"x": 1})]
     cells.run(table[1:], tmp_path, progress=False)
-    with pytest.raises(CellError, match="1 of 2 cells failed: gone. The first, gone:\nBrokenProcessPool"):
+    with pytest.raises(CellError, match=r"1 of 2 cells failed: gone. The first, gone:\nBrokenProcessPool"):
         cells.run(table, tmp_path, workers=2, progress=False)
 
 
-def test_interrupted_runs_keep_what_is_done(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_interrupted_runs_keep_what_is_done_and_leave_no_process(tmp_path: Path, how: signal.Signals) -> None:
     script = f"""
 import sys
 from pathlib import Path
@@ -161,13 +163,15 @@ if __name__ == "__main__":
             assert process.poll() is None
             assert time.monotonic() - begin < 60
             time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
+        process.send_signal(how)
+        _, errors = process.communicate(timeout=30)  # ends when the workers have closed it too
     finally:
         process.kill()
-    assert "KeyboardInterrupt" in errors
-    time.sleep(0.5)
+    assert ("KeyboardInterrupt" in errors) == (how == signal.SIGINT)
     for path in tmp_path.glob("*.pid"):
+        begin = time.monotonic()
+        while Path(f"/proc/{path.stem}").exists() and time.monotonic() - begin < 10:
+            time.sleep(0.1)
         with pytest.raises(ProcessLookupError):
             os.kill(int(path.stem), 0)
     assert [path.name for path in (tmp_path / "kept").rglob("*.json")] == ["done.json"]
@@ -183,7 +187,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
             cells.run([Cell(key, double, {"x": 1})], tmp_path)
     with pytest.raises(ValueError, match="key must be unique, got 'a' twice"):
         cells.run([good, good], tmp_path)
-    with pytest.raises(ValueError, match="function must be at the top level of a module, got .*local"):
+    with pytest.raises(ValueError, match=r"function must be at the top level of a module, got .*local"):
         cells.run([Cell("a", local, {})], tmp_path)
     with pytest.raises(ValueError, match="workers must be positive, got 0"):
         cells.run([good], tmp_path, workers=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from pathlib import Path
@@ -18,9 +19,10 @@ def rows() -> list[Row]:
     made = []
     for section in ("paper's protocol", "converged"):
         for task in ("symmetric", "asymmetric"):
+            stops = {"best_epoch": [61, 194], "stopped_epoch": [70, 200], "paper_stopped_epoch": [73, 86]}
             notes = {"section": section, "mark": "red", "paper_mark": "green", "paper_std": 0.092, "unit": "Å²"}
             made += [
-                Row("EGNN", f"{task}/sbcd", 0.907, [0.25, 0.75], True, {**notes, "best_epoch": [61, 194]}),
+                Row("EGNN", f"{task}/sbcd", 0.907, [0.25, 0.75], True, {**notes, **stops}),
                 Row("SANN", f"{task}/sbcd", None, [0.0, 0.0], False, {"section": section, "parameters": 12345}),
                 Row("SANN", f"{task}/matched", None, [1.0, float("nan")], True, {"section": section}),
             ]
@@ -104,7 +106,7 @@ def test_report(tmp_path: Path) -> None:
     assert '<span class="cell fail" title="runs: 0.25, 0.75">0.5 ± 0.25</span>' in last
     assert '<span class="cell pass" title="">0.907 ± 0.092</span>' in last
     text = text_of(last)
-    assert "best epoch 61-194" in text
+    assert text.count("EGNN best epoch 61-194 stopped at 70-200 paper stopped at 73-86 0.907 ± 0.092 0.5 ± 0.25") == 2
     assert "12,345 parameters" in text
     assert "not finite" in text
     assert "reduced" in text
@@ -130,12 +132,12 @@ def test_every_figure_of_every_row_is_on_the_page(tmp_path: Path) -> None:
         for k, metric in enumerate(("x", "y", "z"))
     ]
     made.append(Row("SANN", "a/x", None, [5000.0], True))
+    made += [Row("SANN", f"one/{k}", None, [6000.0 + k], True, {"section": "one task"}) for k in range(13)]
     record.write(tmp_path / "new.json", "new", ["abc"], {}, made)
     page = report.build(tmp_path).read_text()
     for row in made:
         assert f">{row.runs[0]:.4g}</span>" in page
-    assert page.count("<table>") == 3  # one for each metric
-    assert page.count('<th colspan="1">') == 12
+    assert [table.count("<th colspan") for table in page.split("<table ")[1:]] == [4, 4, 4, 5, 5, 3]
 
 
 def test_report_leaves_out_nothing_silently(tmp_path: Path) -> None:
@@ -170,7 +172,8 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
     seen: list[dict] = []
 
     def load(name: str):
-        def run(data, out, **options):
+        def run(data, out, *, quick, seeds, device, workers):
+            options = {"quick": quick, "seeds": seeds, "device": device, "workers": workers}
             if name == "sann-table3":
                 raise FileNotFoundError("8000.hdf5 not found in /nowhere")
             if name == "asan-table2":
@@ -192,7 +195,10 @@ def test_all_goes_on(tmp_path: Path, fakes: list[dict], capsys: pytest.CaptureFi
     assert [entry["name"] for entry in fakes] == ran
     options = {"data": None, "quick": True, "seeds": 3, "device": "cpu", "workers": 2}
     assert all(entry == {"name": entry["name"], **options} for entry in fakes)
-    assert "2 of 9 not finished:\n  asan-table2: 1 of 2 cells failed: a. The first, a:\n  sann-table3: 8000.hdf5 not found" in err
+    assert (
+        "2 of 9 not finished:\n  asan-table2: 1 of 2 cells failed: a. The first, a:\n  sann-table3: 8000.hdf5 not found"
+        in err
+    )
     assert "Traceback: deep inside" in err
     assert f"report: {tmp_path / 'report.html'}" in out
     page = (tmp_path / "report.html").read_text()
@@ -210,6 +216,33 @@ def test_one(tmp_path: Path, fakes: list[dict], capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit, match="2"):
         cli.main(["reproduce", "sann-table3", "--out", str(tmp_path)])
     assert "8000.hdf5 not found in /nowhere" in capsys.readouterr().err
+
+
+def test_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the whole protocol is not the default."""
+    seen = []
+
+    def run(data, out, *, quick, seeds, device, workers, full=False):
+        seen.append(full)
+        return write(out, "sann-table3")
+
+    monkeypatch.setattr(experiments, "load", lambda name: run)
+    for options in ([], ["--full"]):
+        assert cli.main(["reproduce", "sann-table3", "--out", str(tmp_path), *options]) == 0
+    assert seen == [False, True]
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["reproduce", "sann-table3", "--out", str(tmp_path), "--full", "--quick"])
+    assert "--quick and --full exclude each other" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", list(experiments.NAMES))
+def test_every_experiment_has_the_same_signature(name: str) -> None:
+    parameters = inspect.signature(experiments.load(name)).parameters
+    assert list(parameters)[:2] == ["data", "out"]
+    defaults = {"quick": False, "seeds": None, "device": "cpu", "workers": 1, "progress": True}
+    assert {key: parameters[key].default for key in defaults} == defaults
+    more = [parameter for key, parameter in parameters.items() if key not in ("data", "out", *defaults)]
+    assert all(parameter.default is not inspect.Parameter.empty for parameter in more)
 
 
 def test_report_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -95,13 +95,11 @@ def test_formula(output: str) -> None:
         expected = torch.einsum("nij,nj->ni", turned, expected)
     elif output == "dipole":
         terms = expected[:, :1] * canonical.positions + expected[:, 1:]
-        expected = torch.zeros(5, 3, dtype=z.new_zeros(1).double().dtype).index_add(
-            0, batch, torch.einsum("nij,nj->ni", turned, terms)
-        )
+        expected = pos.new_zeros(5, 3).index_add(0, batch, torch.einsum("nij,nj->ni", turned, terms))
     else:
         expected = expected.new_zeros(5, 2).index_add(0, batch, expected)
     torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
-    assert found.abs().max() > 0.1
+    assert found.abs().max() > 0.01
 
 
 def test_edge_features_have_the_scale_of_comenet() -> None:
@@ -186,7 +184,7 @@ def test_relaxed_equivariance(structures: list[Structure]) -> None:
 
 def test_it_breaks_symmetries() -> None:
     """Of nearly all molecules with symmetry, no operation but the identity keeps the vectors."""
-    structures = [s for s in GROUPS if 1 < s.order and len(s.numbers) <= 130]
+    structures = [s for s in GROUPS if s.order > 1 and len(s.numbers) <= 130]
     with torch.no_grad():
         predicted = spread(structures, small()(*tensors(structures)))
     kept = [(np.abs(images(s, y) - y).max((1, 2)) < 1e-4).sum() for s, y in zip(structures, predicted, strict=True)]
@@ -194,11 +192,11 @@ def test_it_breaks_symmetries() -> None:
 
 
 def test_nearly_symmetric_molecules_are_equivariant() -> None:
-    """Where the positions tell the images apart, the choice between them turns along."""
+    """Where the positions tell the images apart, the choice between them turns along. (Those of water never do.)"""
     model = small()
-    z, pos, batch = tensors([NAMED[name] for name in ("H2O", "NH3", "benzene", "methane")])
+    z, pos, batch = tensors([NAMED[name] for name in ("NH3", "benzene", "methane")])
     pos = pos + 1e-3 * torch.randn(pos.shape, generator=generator(0), dtype=torch.float64)
-    assert sk.stabilizers(pos, z, batch=batch).order.tolist() == [4, 6, 24, 24]
+    assert sk.stabilizers(pos, z, batch=batch).order.tolist() == [6, 24, 24]
     q = torch.tensor(point_groups.random_orthogonal(np.random.default_rng(0), -1))
     with torch.no_grad():
         torch.testing.assert_close(model(z, pos @ q.T + 1, batch), model(z, pos, batch) @ q.T, rtol=1e-8, atol=1e-9)
@@ -292,6 +290,15 @@ def test_same_bits_at_every_run() -> None:
     assert all(torch.equal(a, b) for a, b in zip(gradient(), gradient(), strict=True))
 
 
+def test_reference_mode() -> None:
+    model = small("dipole")
+    z, pos, batch = tensors(SOME)
+    with torch.no_grad(), sk.reference_mode():
+        expected = model(z, pos, batch)
+    with torch.no_grad():
+        torch.testing.assert_close(model(z, pos, batch), expected, rtol=1e-10, atol=1e-11)
+
+
 def test_autocast() -> None:
     z, pos, batch = tensors(SOME)
     model = small().float()
@@ -304,7 +311,7 @@ def test_autocast() -> None:
 
 def test_saved_and_read(tmp_path: Path) -> None:
     model = small("scalar", out=2, cutoff=6.0, tolerance=0.02, num_layers=1)
-    sk.Normalized(copy.deepcopy(model)).save(tmp_path / "model.pt")
+    sk.Normalized(copy.deepcopy(model), mean=0.0, std=1.0).save(tmp_path / "model.pt")
     read = sk.load_model(tmp_path / "model.pt")
     z, pos, batch = tensors(SOME)
     with torch.no_grad():
@@ -345,7 +352,7 @@ def test_bad_input() -> None:
     water = sk.canonicalize(pos[:3], z[:3])
     with pytest.raises(ValueError, match="cell must be None"):
         model(z, pos, batch, cell=torch.eye(3, dtype=torch.float64))
-    with pytest.raises(ValueError, match="pos must be torch.float64"):
+    with pytest.raises(ValueError, match=r"pos must be torch\.float64"):
         model(z, pos.float(), batch)
     with pytest.raises(ValueError, match=r"z must lie in 1 \.\. 99"):
         model(torch.zeros_like(z), pos, batch)
@@ -383,11 +390,11 @@ def test_learns_the_asymmetric_stretching_of_water() -> None:
     given["features"] = model.edge_features(canonical, given["graphs"])
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     losses = []
-    for _ in range(300):
+    for _ in range(200):
         optimizer.zero_grad()
         loss = sk.symmetric_mse(model(z, pos, **given), labels, canonical.sym)[0].mean()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
     assert losses[0] > 0.5
-    assert min(losses[-50:]) < 1e-3
+    assert max(losses[-20:]) < 1e-3

@@ -38,6 +38,7 @@ _EXPORTS = {
     "symmetric_chamfer": "symkern.ops.symmetric_chamfer",
     "symmetric_loss": "symkern.ops.symmetric_loss",
     "emd": "symkern.ops.emd",
+    "second_order_pool": "symkern.ops.second_order_pool",
     "reference_neighbors": "symkern.ops.reference_neighbors",
     "local_coordinates": "symkern.ops.local_coordinates",
     "local_angles": "symkern.ops.local_coordinates",
@@ -99,6 +100,7 @@ if TYPE_CHECKING:
     from symkern.ops.radial_basis import radial_basis as radial_basis
     from symkern.ops.reference_neighbors import reference_neighbors as reference_neighbors
     from symkern.ops.safe_norm import safe_norm as safe_norm
+    from symkern.ops.second_order_pool import second_order_pool as second_order_pool
     from symkern.ops.segment_sum import segment_mean as segment_mean
     from symkern.ops.segment_sum import segment_sum as segment_sum
     from symkern.ops.spherical_basis import spherical_basis as spherical_basis

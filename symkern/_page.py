@@ -8,7 +8,7 @@ from html import escape
 _STYLE = """
 body { margin: 0; background: #f6f8fa; color: #1e293b;
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", sans-serif; }
-main { max-width: 940px; margin: 0 auto; padding: 36px 24px 60px; }
+main { margin: 0 auto; padding: 36px 24px 60px; }
 h1 { font-size: 28px; margin: 0; } h2 { font-size: 19px; margin: 0 0 6px; }
 p { margin: 6px 0 12px; } .quiet { color: #64748b; font-size: 14px; }
 section { background: #fff; border: 1px solid #e2e8f0; border-radius: 10px; padding: 22px 26px; margin-top: 20px; }
@@ -26,6 +26,7 @@ ul { list-style: none; padding: 0; margin: 10px 0; font-size: 14.5px; } li { pad
 .tile b { display: block; font-size: 22px; color: #2563a8; } .tile span { font-size: 13px; color: #64748b; }
 figure { margin: 16px 0 4px; } img { max-width: 100%; display: block; margin: 0 auto; }
 figcaption { font-size: 13.5px; color: #64748b; text-align: center; margin-top: 4px; }
+th[colspan="2"] { text-align: center; } .close td { white-space: nowrap; }
 h3 { font-size: 15px; margin: 18px 0 0; color: #475569; } small { color: #64748b; } a { color: #2563a8; }
 .cell { border-radius: 4px; padding: 1px 5px; } ul.plain { list-style: disc; padding-left: 20px; }
 details { margin-top: 12px; font-size: 14.5px; } summary { cursor: pointer; color: #475569; }
@@ -35,13 +36,13 @@ pre { font-size: 12.5px; line-height: 1.5; overflow-x: auto; margin: 4px 0; }
 """
 
 
-def page(title: str, body: str) -> str:
-    """The whole file; `body` is HTML."""
+def page(title: str, body: str, *, width: int = 940) -> str:
+    """The whole file; `body` is HTML, `width` in pixels."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f"<title>{escape(title)}</title>"
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{_STYLE}</style></head>\n<body><main>\n{body}\n</main></body></html>\n"
+        f'<style>{_STYLE}</style></head>\n<body><main style="max-width: {width}px">\n{body}\n</main></body></html>\n'
     )
 
 

@@ -191,6 +191,9 @@ def _reproduce(parser: argparse.ArgumentParser) -> Run:
     add("--data", type=Path, metavar="PATH", help="file or folder of the data (default: SYMKERN_DATA)")
     add("--out", type=Path, metavar="DIR", default=Path("symkern_results"), help="default: %(default)s")
     add("--quick", action="store_true", help="about a minute for each; marked as reduced")
+    add(
+        "--full", action="store_true", help="sann-table3 by the paper's recipe, ten hours or more; others are so anyway"
+    )
     add("--seeds", type=int, metavar="N", help="runs of each model, default: as many as the paper")
     add("--device", default="cpu", help="default: %(default)s")
     add("--workers", type=int, metavar="N", default=1, help="processes of one thread each, default: %(default)s")

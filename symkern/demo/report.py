@@ -15,7 +15,6 @@ TIMING_NOTE = (
 )
 
 
-
 def html(results: Results, rates: Plot) -> str:
     """The whole page."""
     failed = sum(not check.passed for check in results.checks)

@@ -4,10 +4,10 @@ Every module has the same function,
 
     run(data, out, *, quick=False, seeds=None, device="cpu", workers=1, progress=True) -> dict
 
-`data`: file or folder of the data, SYMKERN_DATA by default; `out`: folder for ``NAME.json``, its plots ``NAME*.png`` and
-what a later run resumes from; `quick`: about a minute, status "reduced"; `seeds`: runs of each model, the paper's number
-by default; `workers`: processes. It returns what the JSON file holds, and raises FileNotFoundError where data are
-missing.
+`data`: file or folder of the data, SYMKERN_DATA by default; `out`: folder for ``NAME.json``, its plots ``NAME*.png``
+and what a later run resumes from; `quick`: about a minute, status "reduced"; `seeds`: runs of each model, the paper's
+number by default; `workers`: processes. It returns what the JSON file holds, and raises FileNotFoundError where data
+are missing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The cells of a table: independent runs, in one process or several, each kept as soon as it is done.
 
-Convention: an experiment keeps them in ``out/cells/NAME`` (``NAME-quick`` for quick runs), beside its ``out/NAME.json``.
+Convention: an experiment keeps them in ``out/cells/NAME``, those of quick runs in ``out/cells/NAME-quick``.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import re
 import signal
+import threading
 import time
 import traceback
 import warnings
@@ -59,14 +60,13 @@ class Results(dict[str, dict[str, Any]]):
         self.seconds: dict[str, float] = {}
 
 
-def run(
-    cells: Sequence[Cell], folder: Path, *, workers: int = 1, progress: bool = True, label: str = ""
-) -> Results:
+def run(cells: Sequence[Cell], folder: Path, *, workers: int = 1, progress: bool = True, label: str = "") -> Results:
     """Run each cell, or read what an earlier run has left; results by key, as JSON gives them back.
 
     Each finished cell is written at once to ``folder/KEY.json`` with function, arguments, commit, seconds and result. A
     cell found there is not run again; one of another function or other arguments is run and replaced; a file that
-    cannot be read is replaced with a warning. Every cell has one thread of torch and starts with torch's generator
+    cannot be read is replaced with a warning. Cells of an earlier commit are taken over, with a warning: whoever has
+    changed what they compute deletes them. Every cell has one thread of torch and starts with torch's generator
     seeded from its key, so that results depend on neither the order nor the number of workers.
 
     Args:
@@ -81,6 +81,9 @@ def run(
     _check(cells, workers)
     commit = record.commit()
     kept = {cell.key: found for cell in cells if (found := _read(folder, cell)) is not None}
+    old = sorted({found["commit"] for found in kept.values()} - {commit})
+    if old:
+        warnings.warn(f"symkern: {folder} has cells of {', '.join(old)}, now {commit}: they are kept", stacklevel=2)
     failed: dict[str, str] = {}
     with _bar(label, len(cells), len(kept), progress) as advance:
         for cell, (seconds, text, error) in _finished([cell for cell in cells if cell.key not in kept], workers):
@@ -222,10 +225,19 @@ def _work(cell: Cell) -> _Outcome:
 
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends without a traceback of its own
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 
     torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed has told nobody."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 @contextmanager

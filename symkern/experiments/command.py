@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import sys
 from typing import Any
 
@@ -28,6 +29,8 @@ def run(args: argparse.Namespace) -> int:
     for name, value in (("--seeds", args.seeds), ("--workers", args.workers)):
         if value is not None and value < 1:
             raise UsageError(f"{name} must be positive, got {value}")
+    if args.quick and args.full:
+        raise UsageError("--quick and --full exclude each other")
     names = {"all": experiments.ALL, "report": ()}.get(args.name, (args.name,))
     failed = []
     try:
@@ -51,9 +54,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def experiment(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Run one; what its JSON file holds."""
+    """Run one; what its JSON file holds. `full` is for those that are not the whole protocol by default."""
+    function = experiments.load(name)
     chosen = {"quick": args.quick, "seeds": args.seeds, "device": args.device, "workers": args.workers}
-    content: dict[str, Any] = experiments.load(name)(args.data, args.out, **chosen)
+    if "full" in inspect.signature(function).parameters:
+        chosen["full"] = args.full
+    content: dict[str, Any] = function(args.data, args.out, **chosen)
     return content
 
 

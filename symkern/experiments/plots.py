@@ -59,7 +59,7 @@ def bars(
             axes = styled(figure.add_subplot(grid[k, j]))
             _panel(axes, panel)
             section = panel[0].get("section")
-            axes.set_title(f"{section}\n{record.heading(panel[0])}" if section else record.heading(panel[0]), fontsize=9)
+            axes.set_title(f"{section or ''}\n{record.heading(panel[0])}".strip(), fontsize=9)
     figure.suptitle(f"{title}\npale: paper · full: ours · dots: runs".strip(), fontsize=9.5)
     path.write_bytes(png(figure))
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import symkern
 
-
 MARKS = (None, "green", "red")
 
 
@@ -29,8 +28,9 @@ class Row:
         full: whether the whole protocol was run.
         notes: further plain values. Known to tables and reports: paper_std; mark and paper_mark ("green", "red" or
             None: the paper's highlighting, by its rule); unit; section (which rows are one table: "paper's protocol",
-            "converged"); protocol, parameters (of the model); best_epoch (where each run was best); construction (what
-            stands for the paper's model, if that is something else).
+            "converged"); protocol, parameters (of the model); best_epoch, stopped_epoch, paper_stopped_epoch (lists:
+            where runs were best and where they stopped); construction (what stands for the paper's model, if that is
+            something else).
 
     Raises:
         ValueError: no runs, or an unknown mark.
@@ -101,28 +101,38 @@ def _finite(content: Any) -> Any:
 
 
 def table(content: Mapping[str, Any], *, colored: bool = False) -> str:
-    """The rows as text, by section: published figure and ours; above them summary and findings, where there are any.
+    """The rows as text, by section and column: published figure and ours; above them summary and findings, if any.
 
     Args:
         colored: show marks, with the escape sequences of terminals.
     """
     sections = list(dict.fromkeys(row.get("section") for row in content["rows"]))
-    lines = [("model", "column", "paper", "ours", "spread", "best epoch", "status")]
-    lines += [_line(row) for row in content["rows"]]
+    lines: list[tuple[str, ...]] = [("model", "column", "paper", "ours", "spread", "best epoch", "status")]
+    places = {column: k for k, column in enumerate(dict.fromkeys(row["column"] for row in content["rows"]))}
+    rows = sorted(content["rows"], key=lambda row: places[row["column"]])
+    lines += [_line(row) for row in rows]
     shown = [k for k in range(len(lines[0])) if any(line[k] for line in lines[1:])]
     widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
     text = [*content.get("summary", []), *content["settings"].get("findings", [])]
     for section in sections:
         text += [] if section is None else ["", section]
         text.append(_joined(lines[0], shown, widths, {}))
-        for row, line in zip(content["rows"], lines[1:], strict=True):
+        for row, line in zip(rows, lines[1:], strict=True):
             if row.get("section") == section:
                 text.append(_joined(line, shown, widths, _colors(row) if colored else {}))
     return "\n".join(text)
 
 
 def _line(row: Mapping[str, Any]) -> tuple[str, ...]:
-    return full_name(row), heading(row), published(row), value(row["mean"]), spread(row), best_epochs(row), row["status"]
+    return (
+        full_name(row),
+        heading(row),
+        published(row),
+        value(row["mean"]),
+        spread(row),
+        epochs(row),
+        row["status"],
+    )
 
 
 def _joined(line: Sequence[str], shown: Sequence[int], widths: Sequence[int], colors: Mapping[int, int]) -> str:
@@ -133,7 +143,11 @@ def _joined(line: Sequence[str], shown: Sequence[int], widths: Sequence[int], co
 
 def _colors(row: Mapping[str, Any]) -> dict[int, int]:
     codes = {"green": 32, "red": 31}
-    return {k: codes[row[name]] for k, name, text in ((2, "paper_mark", "paper"), (3, "mark", "mean")) if row.get(name) and row[text] is not None}
+    return {
+        k: codes[row[name]]
+        for k, name, text in ((2, "paper_mark", "paper"), (3, "mark", "mean"))
+        if row.get(name) and row[text] is not None
+    }
 
 
 def value(number: float | None) -> str:
@@ -150,12 +164,12 @@ def published(row: Mapping[str, Any]) -> str:
     return value(row["paper"]) if row.get("paper_std") is None else f"{value(row['paper'])} ± {row['paper_std']:.2g}"
 
 
-def best_epochs(row: Mapping[str, Any]) -> str:
-    """Where runs were best, such as "61-194"."""
-    epochs = [epoch for epoch in row.get("best_epoch") or [] if epoch is not None]
-    if not epochs:
+def epochs(row: Mapping[str, Any], key: str = "best_epoch") -> str:
+    """First and last of the epochs under `key`, such as "61-194"; empty where there are none."""
+    found = [epoch for epoch in row.get(key) or [] if epoch is not None]
+    if not found:
         return ""
-    return str(epochs[0]) if min(epochs) == max(epochs) else f"{min(epochs)}-{max(epochs)}"
+    return str(found[0]) if min(found) == max(found) else f"{min(found)}-{max(found)}"
 
 
 def named(model: str, construction: str | None) -> str:

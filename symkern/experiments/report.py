@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -15,11 +16,12 @@ from symkern.experiments import record
 
 _Row = Mapping[str, Any]
 _WIDEST = 6  # columns of one table
+_EPOCHS = {"best_epoch": "best epoch", "stopped_epoch": "stopped at", "paper_stopped_epoch": "paper stopped at"}
 
 _LEGEND = (
     "Published figure beside ours: mean ± standard deviation over the runs; the runs themselves appear under the "
-    "pointer and as dots in the plots. Green: no run reached the limit that the paper sets; red: no run stayed below "
-    "it. Reduced: not the whole protocol."
+    "pointer and as dots in the plots. Green and red are the paper's highlighting, by its rule applied to our runs. "
+    "Reduced: not the whole protocol."
 )
 
 
@@ -33,7 +35,7 @@ def build(folder: Path) -> Path:
         FileNotFoundError: there are no results in `folder`.
         OSError: the page cannot be written.
     """
-    found = sorted(_results(folder), key=lambda item: _place(item[1]["name"], item[0]))
+    found = sorted(_results(folder), key=lambda item: _place(*item))
     if not found:
         raise FileNotFoundError(f"no results of `symkern reproduce` in {folder}")
     contents = "".join(
@@ -47,7 +49,7 @@ def build(folder: Path) -> Path:
         *(_section(_anchor(k), path, content) for k, (path, content) in enumerate(found)),
     ]
     target = folder / "report.html"
-    target.write_text(page("symkern: published results, rerun", "\n".join(body)), encoding="utf-8")
+    target.write_text(page("symkern: published results, rerun", "\n".join(body), width=1180), encoding="utf-8")
     return target
 
 
@@ -64,16 +66,21 @@ def _results(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     return found
 
 
-def _place(name: str, path: Path) -> tuple[int, str, str]:
+def _place(path: Path, content: Mapping[str, Any]) -> tuple[int, str, str]:
     """In the order of `experiments.NAMES`; a variant of a table after the table itself."""
-    base = max((k for k in experiments.NAMES if name.startswith(k)), key=len, default="")
-    return list(experiments.NAMES).index(base) if base else len(experiments.NAMES), name, str(path)
+    base = _base(str(content["name"]))
+    return list(experiments.NAMES).index(base) if base else len(experiments.NAMES), str(content["name"]), path.stem
+
+
+def _base(name: str) -> str:
+    """The experiment that `name` belongs to, if it is one of ours."""
+    return max((known for known in experiments.NAMES if name.startswith(known)), key=len, default="")
 
 
 def _title(path: Path, content: Mapping[str, Any]) -> str:
     name = str(content["name"])
-    base = max((k for k in experiments.TITLES if name.startswith(k)), key=len, default=None)
-    title = name if base is None else experiments.TITLES[base]
+    base = _base(name)
+    title = experiments.TITLES[base] if base else name
     variant = path.stem.removeprefix(base or name).strip("-")
     return f"{title} ({variant})" if variant else title
 
@@ -93,8 +100,9 @@ def _section(anchor: str, path: Path, content: Mapping[str, Any]) -> str:
     settings = dict(content["settings"])
     findings = "".join(f"<li>{escape(text)}</li>" for text in settings.pop("findings", []))
     notes = settings.pop("notes", [])
+    mixed = len({row["status"] for row in content["rows"]}) > 1
     tables = "".join(
-        _section_table(section, [row for row in content["rows"] if row.get("section") == section])
+        _section_table(section, [row for row in content["rows"] if row.get("section") == section], mixed)
         for section in dict.fromkeys(row.get("section") for row in content["rows"])
     )
     title = _title(path, content)
@@ -141,26 +149,32 @@ def _plain(value: Any) -> str:
 # ---- tables ----------------------------------------------------------------------------------------------------------
 
 
-def _section_table(section: str | None, rows: Sequence[_Row]) -> str:
+def _section_table(section: str | None, rows: Sequence[_Row], mixed: bool) -> str:
+    """`mixed`: the experiment has rows of both statuses, so that each reduced one is to be marked."""
     heading = "" if section is None else f"<h3>{escape(section)}</h3>"
-    return heading + "".join(_table(columns, rows) for columns in _grouped(list(dict.fromkeys(r["column"] for r in rows))))
+    groups = _grouped(list(dict.fromkeys(row["column"] for row in rows)))
+    return heading + "".join(_table(columns, rows, mixed) for columns in groups)
 
 
 def _grouped(columns: list[str]) -> list[list[str]]:
-    """Columns "task/metric" as few tables that are not too wide: all, by metric, or by task."""
+    """Columns "task/metric" as tables that are not too wide: all in one; else by metric, if there are several tasks."""
     if len(columns) <= _WIDEST:
         return [columns]
-
-    def by(part: int) -> list[list[str]]:
-        groups: dict[str, list[str]] = {}
-        for column in columns:
-            groups.setdefault(column.rpartition("/")[part], []).append(column)
-        return list(groups.values())
-
-    return min(by(2), by(0), key=lambda groups: (max(max(map(len, groups)), _WIDEST), len(groups)))
+    groups: dict[str, list[str]] = {}
+    for column in columns:
+        groups.setdefault(column.rpartition("/")[2], []).append(column)
+    if len(groups) == len(columns):  # one task
+        groups = {"": columns}
+    return [part for group in groups.values() for part in _parts(group)]
 
 
-def _table(columns: Sequence[str], rows: Sequence[_Row]) -> str:
+def _parts(group: list[str]) -> list[list[str]]:
+    """As few as can be, and about equal."""
+    size = math.ceil(len(group) / math.ceil(len(group) / _WIDEST))
+    return [group[k : k + size] for k in range(0, len(group), size)]
+
+
+def _table(columns: Sequence[str], rows: Sequence[_Row], mixed: bool) -> str:
     cells: dict[tuple[str, str], list[_Row]] = {}
     for row in rows:
         cells.setdefault((record.full_name(row), row["column"]), []).append(row)
@@ -173,37 +187,54 @@ def _table(columns: Sequence[str], rows: Sequence[_Row]) -> str:
         second.append("<th>paper</th><th>ours</th>" if c in quoted else "<th>ours</th>")
     body = []
     for m in models:
-        line = [f'<td class="text">{escape(m)}{_parameters(m, cells)}</td>']
+        of_model = [row for c in columns for row in cells.get((m, c), [])]
+        shared = _shared(of_model)
+        line = [f'<td class="text">{escape(m)}{_small([*_parameters(of_model), *shared])}</td>']
         for c in columns:
             here = cells.get((m, c), [])
             line += [f"<td>{'<br>'.join(map(_paper, here))}</td>"] if c in quoted else []
-            line.append(f"<td>{'<br>'.join(map(_ours, here))}</td>")
+            line.append(f"<td>{'<br>'.join(_ours(row, shared, mixed) for row in here)}</td>")
         body.append(f"<tr>{''.join(line)}</tr>")
     head = f"<thead><tr>{''.join(first)}</tr><tr>{''.join(second)}</tr></thead>"
-    return f'<div class="scroll"><table>{head}<tbody>{"".join(body)}</tbody></table></div>'
+    return f'<div class="scroll"><table class="close">{head}<tbody>{"".join(body)}</tbody></table></div>'
 
 
-def _parameters(model: str, cells: Mapping[tuple[str, str], Sequence[_Row]]) -> str:
-    counts = {row["parameters"] for (m, _), here in cells.items() if m == model for row in here if "parameters" in row}
-    return f'<br><small>{", ".join(f"{n:,}" for n in sorted(counts))} parameters</small>' if counts else ""
+def _parameters(rows: Sequence[_Row]) -> list[str]:
+    counts = sorted({row["parameters"] for row in rows if row.get("parameters") is not None})
+    return [f"{', '.join(f'{count:,}' for count in counts)} parameters"] if counts else []
+
+
+def _epochs(row: _Row) -> list[str]:
+    """Where the runs were best and where they stopped."""
+    return [f"{name} {epochs}" for key, name in _EPOCHS.items() if (epochs := record.epochs(row, key))]
+
+
+def _shared(rows: Sequence[_Row]) -> list[str]:
+    """Of `_epochs` what has no other value in another column, to be shown once."""
+    shared = []
+    for key, name in _EPOCHS.items():
+        values = {epochs for row in rows if (epochs := record.epochs(row, key))}
+        shared += [f"{name} {epochs}" for epochs in values if len(values) == 1]
+    return shared
+
+
+def _small(lines: Sequence[str]) -> str:
+    return "".join(f"<br><small>{escape(line)}</small>" for line in lines)
 
 
 def _paper(row: _Row) -> str:
     return _marked(row.get("paper_mark"), escape(record.published(row)), "")
 
 
-def _ours(row: _Row) -> str:
+def _ours(row: _Row, shared: Sequence[str], mixed: bool) -> str:
     shown = record.value(row["mean"])
     spread = record.spread(row)
-    text = escape(f"{shown} ± {spread}" if spread else shown)
-    small = [f"best epoch {epochs}" if (epochs := record.best_epochs(row)) else "", *_reduced(row)]
     runs = ", ".join(record.value(run) for run in row["runs"])
-    detail = "".join(f"<br><small>{escape(s)}</small>" for s in small if s)
-    return _marked(row.get("mark"), text, f"runs: {runs}") + detail
-
-
-def _reduced(row: _Row) -> list[str]:
-    return ["reduced"] if row["status"] == "reduced" else []
+    details = [line for line in _epochs(row) if line not in shared]
+    details += ["reduced"] if mixed and row["status"] == "reduced" else []
+    return _marked(row.get("mark"), escape(f"{shown} ± {spread}" if spread else shown), f"runs: {runs}") + _small(
+        details
+    )
 
 
 def _marked(mark: str | None, text: str, title: str) -> str:

@@ -30,7 +30,8 @@ def invariant_vectors(sym: Stabilizers) -> Tensor:
     for matrix, image in zip(sym.operations.double(), sym.permutations.reshape(-1, atoms), strict=True):
         mean[image, :, torch.arange(atoms), :] += matrix
     values, vectors = torch.linalg.eigh(mean.reshape(3 * atoms, 3 * atoms) / len(sym.operations))
-    return vectors[:, values > 0.5]
+    basis: Tensor = vectors[:, values > 0.5]
+    return basis
 
 
 def equivariant_floor(task: VectorTask, metric: str) -> float:

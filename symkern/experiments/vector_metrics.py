@@ -1,9 +1,9 @@
 """Distances between predicted and labelled vectors of molecules, with and without the symmetric minimum.
 
 All are sums over the atoms of a molecule of squared distances. "cd" is the Chamfer distance from predictions to labels
-and "cd-reverse" that from labels to predictions; "sbcd" and "sbcd-reverse" are their minima over the operations g of the
-molecule, applied to the labels. Chamfer distances compare each row with the nearest row of any atom. "matched" is the
-minimum over g of the squared error of each atom against the label of its own, and so zero for right answers alone.
+and "cd-reverse" that from labels to predictions; "sbcd" and "sbcd-reverse" are their minima over the operations g of
+the molecule, applied to the labels. Chamfer distances compare each row with the nearest row of any atom. "matched" is
+the minimum over g of the squared error of each atom against the label of its own, and so zero for right answers alone.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "SANN": {"layers": 2, "hidden": 64, "num_spherical": 3, "num_radial": 3, "tolerance": 0.01},
 }
 _CUTOFFS = {"SchNet": 10.0, "DimeNet++": 5.0, "EGNN": None, "PaiNN": 5.0, "PaiNN (vector)": 5.0, "SANN": 8.0}
-_GRIDS = {
+_GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
     "EGNN": {"layers": (1, 2, 3, 5, 7), "hidden": (32, 64, 128)},
     "SANN": {"layers": (1, 2, 3), "num_spherical": (3, 4, 6), "num_radial": (3, 4, 6)},
 }
@@ -76,10 +76,13 @@ class Prepared:
 
     def to(self, device: torch.device | str) -> Prepared:
         """A copy on `device`."""
-        parts = (self.nb, self.canonical, self.graphs)
-        features = None if self.features is None else (self.features[0].to(device), self.features[1].to(device))
         return Prepared(
-            self.z.to(device), self.pos.to(device), *(p if p is None else p.to(device) for p in parts), features
+            self.z.to(device),
+            self.pos.to(device),
+            None if self.nb is None else self.nb.to(device),
+            None if self.canonical is None else self.canonical.to(device),
+            None if self.graphs is None else self.graphs.to(device),
+            None if self.features is None else (self.features[0].to(device), self.features[1].to(device)),
         )
 
 

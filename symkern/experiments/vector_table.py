@@ -5,7 +5,7 @@ does not say how it searched: here every point of a grid is run with the first `
 with all. Validation and test set being the training set, the choice is made by the very figure that is reported.
 
 "converged": `symmetric_mse` until it no longer falls, which shows what a model can do rather than how far it comes. One
-setting for each network, no grid.
+setting for each network, no grid, and `CONVERGED_SEEDS` seeds for all models but those of which something is claimed.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from symkern.nn.basic import check_positive
 
 SEEDS = 10
 SEARCH_SEEDS = 2
+CONVERGED_SEEDS = 5
 PAPER = Recipe("sbcd", steps=100, lr=1e-4)
-CONVERGED = Recipe("matched", steps=5000, lr=1e-3, patience=500)
+CONVERGED = Recipe("matched", steps=5000, lr=1e-3, patience=300)
 # where no grid is searched: a point within it, or as large for networks that have none
 SETTINGS: dict[str, dict[str, Any]] = {
     "SchNet": {"layers": 3, "hidden": 64},
@@ -39,13 +40,29 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "PaiNN": {"layers": 3, "hidden": 64},
     "SANN": {"layers": 2, "num_spherical": 3, "num_radial": 3},
 }
+NOISE = 0.01  # Å, the middle of the grid
 QUICK_STEPS = 1000
+QUICK_MODELS = ("EGNN", "PaiNN (vector)")  # trained to convergence in quick runs too
 
-# name of a column -> the metric in it, by the loss that was trained with
+# name of a column -> (test, metric) of the result of a run, by the loss that was trained with
 COLUMNS = {
-    "cd": {"cd": "cd", "cd-reverse": "cd-reverse", "cd-matched": "matched"},
-    "sbcd": {"sbcd": "sbcd", "sbcd-reverse": "sbcd-reverse", "matched": "matched"},
-    "matched": {"matched": "matched", "sbcd": "sbcd", "sbcd-reverse": "sbcd-reverse"},
+    "cd": {
+        "cd": ("metrics", "cd"),
+        "cd-reverse": ("metrics", "cd-reverse"),
+        "cd-matched": ("metrics", "matched"),
+    },
+    "sbcd": {
+        "sbcd": ("metrics", "sbcd"),
+        "sbcd-reverse": ("metrics", "sbcd-reverse"),
+        "matched": ("metrics", "matched"),
+        "matched-turned": ("turned", "matched"),
+    },
+    "matched": {
+        "matched": ("metrics", "matched"),
+        "sbcd": ("metrics", "sbcd"),
+        "sbcd-reverse": ("metrics", "sbcd-reverse"),
+        "matched-turned": ("turned", "matched"),
+    },
 }
 SECTIONS = {"paper": "paper's protocol", "converged": "converged (symmetric_mse)"}
 BOUNDS = "bounds, not trained"
@@ -67,7 +84,8 @@ class Table:
         mark: the paper's highlighting by its rule, from all runs.
         paper_mark: the same as far as mean and spread tell.
         below: in squared units, where training to convergence ends: further down than any goal.
-        quick: models that quick runs train to convergence.
+        claimed: models that are trained to convergence with all seeds.
+        searched: search grids for the paper's protocol; else `SETTINGS` are used.
         findings: sentences about finished rows.
         extra: rows besides those of models and bounds.
         notes: what the paper leaves open.
@@ -83,10 +101,11 @@ class Table:
     mark: Mark
     paper_mark: Callable[[float, float | None], str | None]
     below: float
-    quick: Sequence[str]
+    claimed: Sequence[str]
     findings: Callable[[Sequence[record.Row]], list[str]]
     extra: Callable[[], list[record.Row]]
     notes: str
+    searched: bool = True
     folder: str = ""
 
 
@@ -134,7 +153,7 @@ def run(
     """Train what the table needs; write ``out/NAME.json`` and ``out/NAME.png``.
 
     Args:
-        quick: two seeds, no grids, `Table.quick` alone to convergence, with one seed and fewer steps.
+        quick: one seed, no grids, fewer models and steps in training to convergence.
         seeds: runs of each model, 10 by default.
 
     Returns:
@@ -143,7 +162,7 @@ def run(
     Raises:
         CellError: runs that failed; the others are kept.
     """
-    number = (2 if quick else SEEDS) if seeds is None else seeds
+    number = (1 if quick else SEEDS) if seeds is None else seeds
     check_positive(seeds=number)
     plan = plan_of(table, quick=quick, seeds=number)
     folder = out / "cells" / ((table.folder or table.name) + ("-quick" if quick else ""))
@@ -156,8 +175,9 @@ def run(
         "source": table.source,
         "notes": table.notes.strip().splitlines(),
         "protocols": {SECTIONS[runs.protocol]: _described(runs.recipe) for runs in plan},
-        "settings": "grids, see settings of rows" if not quick else SETTINGS,
+        "grids": "all points, then the best; see settings of rows" if table.searched and not quick else "not searched",
         "search_seeds": SEARCH_SEEDS,
+        "converged_seeds": CONVERGED_SEEDS,
         "noise_draws": DRAWS,
         "batch": "all molecules: one step per epoch",
         "weights": "those with the least loss; train = validation = test",
@@ -166,7 +186,10 @@ def run(
         "findings": table.findings(rows),
     }
     content = record.write(out / f"{table.name}.json", table.name, commits, settings, rows)
-    plots.bars(out / f"{table.name}.png", content["rows"], title=table.source)
+    shown = [f"{task}/{loss}" for loss in table.losses for task in table.tasks]
+    shown += [f"{task}-converged/matched" for task in table.tasks]
+    trained_rows = [row for row in content["rows"] if row["section"] != BOUNDS]
+    plots.bars(out / f"{table.name}.png", trained_rows, columns=shown, title=table.source)
     return content
 
 
@@ -176,18 +199,20 @@ def plan_of(table: Table, *, quick: bool, seeds: int) -> list[Runs]:
     for task in table.tasks:
         for model in table.models:
             one = _setting(model)
-            grid = [one] if quick else vector_models.grid(model)
+            grid = vector_models.grid(model) if table.searched and not quick else [one]
             plan += [Runs(task, model, "paper", replace(PAPER, loss=loss), seeds, grid) for loss in table.losses]
             recipe = replace(CONVERGED, below=table.below)
             if not quick:
-                plan.append(Runs(task, model, "converged", recipe, seeds, [one]))
-            elif model in table.quick:
+                number = seeds if model in table.claimed else min(CONVERGED_SEEDS, seeds)
+                plan.append(Runs(task, model, "converged", recipe, number, [one]))
+            elif model in (*table.claimed, *QUICK_MODELS):
                 plan.append(Runs(task, model, "converged", replace(recipe, steps=QUICK_STEPS), 1, [one]))
     return plan
 
 
 def _setting(model: str) -> dict[str, Any]:
-    return next(dict(settings) for network, settings in SETTINGS.items() if model.startswith(network))
+    noise = {"noise": NOISE} if "+Noise" in model else {}
+    return next({**settings, **noise} for network, settings in SETTINGS.items() if model.startswith(network))
 
 
 # ---- cells -----------------------------------------------------------------------------------------------------------
@@ -238,11 +263,11 @@ def _train_all(
     found = finish((cell(runs, point, s) for runs in searched for point in runs.grid for s in tried(runs)), "grids")
     chosen = []
     for runs in plan:
-        losses = [
+        errors = [
             fmean(found[cell(runs, point, s).key]["metrics"][runs.recipe.loss] for s in tried(runs))
-            for point in runs.grid * (len(runs.grid) > 1)
+            for point in (runs.grid if runs in searched else ())
         ]
-        chosen.append(runs.grid[losses.index(min(losses))] if losses else runs.grid[0])
+        chosen.append(runs.grid[errors.index(min(errors))] if errors else runs.grid[0])
     pairs = list(zip(plan, chosen, strict=True))
     found = finish((cell(runs, point, s) for runs, point in pairs for s in range(runs.seeds)), "all seeds")
     results = [
@@ -258,10 +283,10 @@ def _rows(trained: Trained, table: Table, full: bool) -> list[record.Row]:
     """One row for each metric."""
     runs, results = trained.runs, trained.results
     rows = []
-    for name, metric in COLUMNS[runs.recipe.loss].items():
+    for name, (test, metric) in COLUMNS[runs.recipe.loss].items():
         column = f"{runs.prefix}/{name}"
         paper, spread = table.published.get((runs.model, column), (None, None))
-        values = [result["metrics"][metric] for result in results]
+        values = [result[test][metric] for result in results]
         notes = {
             "section": SECTIONS[runs.protocol],
             "paper_std": spread,
@@ -274,7 +299,7 @@ def _rows(trained: Trained, table: Table, full: bool) -> list[record.Row]:
             "best_epoch": [result["best_step"] for result in results],
             "epochs": [result["steps"] for result in results],
         }
-        if "quiet" in results[0]:
+        if test == "metrics" and "quiet" in results[0]:
             notes["without_noise"] = [result["quiet"][metric] for result in results]
         rows.append(record.Row(runs.model, column, paper, values, full, notes))
     return rows
@@ -291,7 +316,9 @@ def _bounds(table: Table) -> list[record.Row]:
         molecules = make_task(task, 0)
         zero = molecules.output(torch.zeros_like(molecules.pos))
         errors = means(zero, molecules.target, molecules.sym, molecules.kind)
-        names = {name: metric for loss in table.losses for name, metric in COLUMNS[loss].items()}
+        names = {
+            name: metric for loss in table.losses for name, (test, metric) in COLUMNS[loss].items() if test == "metrics"
+        }
         rows += [bound(table.mark, "zero vectors", f"{prefix}/{n}", [errors[m]]) for n, m in names.items()]
         for metric in ("sbcd", "sbcd-reverse", "matched"):
             floor = equivariant_floor(molecules, metric)
@@ -307,6 +334,23 @@ def find(rows: Iterable[record.Row], model: str, column: str) -> record.Row | No
 def _described(recipe: Recipe) -> dict[str, Any]:
     moved = sum(map(recipe.rate, range(recipe.steps)))
     return {**asdict(recipe), "optimizer": "AdamW", "schedule": "half a cosine, to 0", "sum_of_rates": round(moved, 6)}
+
+
+def turned(rows: Iterable[record.Row], goal: float) -> list[str]:
+    """Which models reach a goal on all tasks, and which still do where molecules are turned after training."""
+    reached: dict[str, dict[str, bool]] = {"matched": {}, "matched-turned": {}}
+    for row in rows:
+        prefix, _, name = row.column.partition("/")
+        if prefix.endswith("-converged") and name in reached:
+            reached[name][row.model] = reached[name].get(row.model, True) and max(row.runs) < goal
+    done = [model for model, well in reached["matched"].items() if well]
+    kept = [model for model in done if reached["matched-turned"][model]]
+    if not reached["matched"]:
+        return []
+    return [
+        f"Trained to convergence, {', '.join(done) or 'no model'} have a matched error below {goal:g} in every task "
+        f"and seed; of these, on the same molecules turned at random after training, {', '.join(kept) or 'none'}."
+    ]
 
 
 def compared(rows: Iterable[record.Row]) -> list[str]:

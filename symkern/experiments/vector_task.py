@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from symkern.experiments.vector_metrics import measure
+from symkern.ops.stabilizers import stabilizers
 from symkern.ops.symmetric_action import Kind
 from symkern.stabilizer import Stabilizers
 
@@ -45,8 +47,28 @@ class VectorTask:
         """Mean over molecules of one metric of `vector_metrics`."""
         return measure(metric, self.output(vectors), self.target, self.sym, self.kind).mean()
 
+    def turned(self, seed: int) -> VectorTask:
+        """The same molecules, each turned about its centroid at random, and their targets along."""
+        turns = rotations(seed, len(self.ptr) - 1).to(self.pos)[self.batch]
+        center = self.sym.centroid.to(self.pos)[self.batch]
+        origin = center if self.kind == "point" else 0.0
+
+        def moved(x: Tensor, about: Tensor | float) -> Tensor:
+            return (turns @ (x - about).unsqueeze(-1)).squeeze(-1) + about
+
+        pos = moved(self.pos, center)
+        sym = stabilizers(pos, self.z, ptr=self.ptr, tolerance=self.sym.tolerance)
+        return replace(self, pos=pos, target=moved(self.target, origin), sym=sym)
+
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> VectorTask:
         moved = {name: getattr(self, name).to(device) for name in ("z", "pos", "ptr", "target", "sym")}
         for name in ("pos", "target"):
             moved[name] = moved[name].to(dtype)
         return replace(self, **moved)
+
+
+def rotations(seed: int, count: int) -> Tensor:
+    """(count, 3, 3) float64, uniform in SO(3)."""
+    q, r = np.linalg.qr(np.random.default_rng(seed).normal(size=(count, 3, 3)))
+    q = q * np.sign(np.diagonal(r, axis1=1, axis2=2))[:, None]
+    return torch.from_numpy(q * np.linalg.det(q)[:, None, None])

@@ -7,19 +7,22 @@ test, as in the paper.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from symkern.experiments.vector_metrics import METRICS, means
+from symkern.experiments.vector_models import Prepared, VectorModel
 from symkern.experiments.vector_task import VectorTask
 from symkern.models.vector_outputs import Noisy
 from symkern.nn.basic import check_positive
 
 DRAWS = 16  # of the noise of a "+Noise" model, for its test
+TURNED = 1_000_003  # seed of the rotations after training; those of water before it have the seed of the run
 
 
 @dataclass(frozen=True)
@@ -52,15 +55,16 @@ class Recipe:
         return self.lr * (1 + math.cos(math.pi * step / self.steps)) / 2
 
 
-def fit(module: nn.Module, task: VectorTask, recipe: Recipe) -> dict[str, Any]:
+def fit(module: VectorModel, task: VectorTask, recipe: Recipe) -> dict[str, Any]:
     """Train `module` (of `vector_models.make`) in place, and keep the weights with the least loss.
 
     Args:
         task: in the dtype and on the device of the module.
 
     Returns:
-        "metrics": the mean over molecules of every metric, and over `DRAWS` of noise where the model has noise; "quiet":
-        then also the same without it; "best_step": after how many updates the loss was least; "steps": updates in all;
+        "metrics": the mean over molecules of every metric, and over `DRAWS` of noise where the model has noise;
+        "turned": the same for the same molecules, turned at random after training; "quiet": for models with noise,
+        "metrics" without it; "best_step": after how many updates the loss was least; "steps": updates in all;
         "ended": "steps", "below" or "patience"; "parameters": how many the module has.
 
     Raises:
@@ -69,12 +73,12 @@ def fit(module: nn.Module, task: VectorTask, recipe: Recipe) -> dict[str, Any]:
     prepared = module.prepare(task.z, task.pos, task.batch, task.ptr)
     weights = [p for p in module.parameters() if p.requires_grad]
     best = [torch.empty_like(p) for p in weights]
-    optimizer = torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=recipe.weight_decay, foreach=True)
+    optimizer = torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     module.train()
     least, best_step, improved, ended = math.inf, 0, 0, "steps"
     for step in range(recipe.steps + 1):
         loss = task.loss(module(prepared), recipe.loss)
-        value = float(loss)
+        value = loss.item()
         if not math.isfinite(value):
             raise FloatingPointError(f"loss must be finite, got {value} at step {step}")
         if value < 0.999 * least:
@@ -98,22 +102,25 @@ def fit(module: nn.Module, task: VectorTask, recipe: Recipe) -> dict[str, Any]:
     count = sum(p.numel() for p in weights)
     result = {"best_step": best_step, "steps": step, "ended": ended, "parameters": count}
     noisy = [part for part in module.modules() if isinstance(part, Noisy)]
-    tests = [_test(module, prepared, task) for _ in range(DRAWS if noisy else 1)]
-    result["metrics"] = {name: fmean(test[name] for test in tests) for name in METRICS}
+    draws = DRAWS if noisy else 1
+    turned = task.turned(TURNED)
+    result["metrics"] = _test(module, prepared, task, draws)
+    result["turned"] = _test(module, module.prepare(turned.z, turned.pos, turned.batch, turned.ptr), turned, draws)
     if noisy:
         levels = [part.sd for part in noisy]
         for part in noisy:
             part.sd = 0.0
-        result["quiet"] = _test(module, prepared, task)
+        result["quiet"] = _test(module, prepared, task, 1)
         for part, sd in zip(noisy, levels, strict=True):
             part.sd = sd
     return result
 
 
-def _test(module: nn.Module, prepared: Any, task: VectorTask) -> dict[str, float]:
-    return means(task.output(module(prepared)), task.target, task.sym, task.kind)
+def _test(module: VectorModel, prepared: Prepared, task: VectorTask, draws: int) -> dict[str, float]:
+    tests = [means(task.output(module(prepared)), task.target, task.sym, task.kind) for _ in range(draws)]
+    return {name: fmean(test[name] for test in tests) for name in METRICS}
 
 
 @torch.no_grad()
-def _copy(source: list[nn.Parameter] | list[Tensor], target: list[nn.Parameter] | list[Tensor]) -> None:
-    torch._foreach_copy_(target, source)
+def _copy(source: Sequence[Tensor], target: Sequence[Tensor]) -> None:
+    torch._foreach_copy_(list(target), list(source))

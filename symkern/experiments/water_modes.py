@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 
-from symkern.experiments.vector_task import VectorTask
+from symkern.experiments.vector_task import VectorTask, rotations
 from symkern.ops.stabilizers import stabilizers
 
 BOND = 0.9575  # Å
@@ -43,10 +42,3 @@ def water_modes(mode: str, seed: int = 0, molecules: int = 2, dtype: torch.dtype
     target = (arrows / arrows.norm() @ turns.mT).flatten(0, 1)
     numbers, ptr = torch.tensor([8, 1, 1]).repeat(molecules), 3 * torch.arange(molecules + 1)
     return VectorTask(numbers, pos, ptr, target, stabilizers(pos, numbers, ptr=ptr), "vector").to(dtype=dtype)
-
-
-def rotations(seed: int, count: int) -> torch.Tensor:
-    """(count, 3, 3) float64, uniform in SO(3)."""
-    q, r = np.linalg.qr(np.random.default_rng(seed).normal(size=(count, 3, 3)))
-    q = q * np.sign(np.diagonal(r, axis1=1, axis2=2))[:, None]
-    return torch.from_numpy(q * np.linalg.det(q)[:, None, None])

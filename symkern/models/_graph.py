@@ -33,8 +33,7 @@ def graph_of(
             structures than `batch`, without the shifts of a cell, or known to be of a smaller cutoff, half or with
             self loops; and what `neighbor_list` raises.
     """
-    check_atoms(z, pos, largest_z, dtype)
-    check_tensor("batch", batch, optional=True)
+    check_atoms(z, pos, batch, largest_z, dtype)
     if nb is None:
         return neighbor_list(pos.detach(), cutoff, batch=batch, cell=None if cell is None else cell.detach(), pbc=pbc)
     check_neighbors(nb)
@@ -59,10 +58,11 @@ def graph_of(
     return nb
 
 
-def check_atoms(z: Tensor, pos: Tensor, largest_z: int, dtype: torch.dtype) -> None:
-    """Raise TypeError or ValueError unless these are atomic numbers and positions for a model; see `graph_of`."""
+def check_atoms(z: Tensor, pos: Tensor, batch: Tensor | None, largest_z: int, dtype: torch.dtype) -> None:
+    """Raise TypeError or ValueError unless these are atoms that a model takes; see `graph_of`."""
     check_tensor("z", z)
     check_tensor("pos", pos)
+    check_tensor("batch", batch, optional=True)
     if z.dtype != torch.int64 or z.dim() != 1:
         raise ValueError(f"z must be int64 of shape (N,), got {z.dtype} of shape {tuple(z.shape)}")
     if pos.shape != (len(z), 3):
@@ -99,6 +99,8 @@ def _require(condition: object, values: Tensor, message: object) -> None:
         return
     holds = condition()  # type: ignore[operator]
     if values.is_cuda:
-        torch._assert_async(holds, "symkern: z outside the model's embedding, or nb of another batch")
+        torch._assert_async(
+            holds, "symkern: z outside the model's embedding, nb of another batch, or a molecule of too many atoms"
+        )
     elif not bool(holds):
         raise ValueError(message())  # type: ignore[operator]

@@ -138,7 +138,7 @@ class DimeNetPlusPlus(nn.Module):
         Raises:
             TypeError, ValueError: arguments that do not fit, an atomic number outside the embedding.
         """
-        nb = self._graph(z, pos, batch, cell, pbc, nb)
+        nb = graph_of(z, pos, batch, cell, pbc, nb, self.cutoff, _LARGEST_Z, self.emb.emb.weight.dtype)
         return segment_sum(self._layers(z, pos, cell, nb), nb.ptr)
 
     def encode(
@@ -152,18 +152,8 @@ class DimeNetPlusPlus(nn.Module):
         nb: Neighbors | None = None,
     ) -> Tensor:
         """(N, out): what each atom adds to the output, invariant; arguments and errors as in `forward`."""
-        return self._layers(z, pos, cell, self._graph(z, pos, batch, cell, pbc, nb))
-
-    def _graph(
-        self,
-        z: Tensor,
-        pos: Tensor,
-        batch: Tensor | None,
-        cell: Tensor | None,
-        pbc: Tensor | None,
-        nb: Neighbors | None,
-    ) -> Neighbors:
-        return graph_of(z, pos, batch, cell, pbc, nb, self.cutoff, _LARGEST_Z, self.emb.emb.weight.dtype)
+        nb = graph_of(z, pos, batch, cell, pbc, nb, self.cutoff, _LARGEST_Z, self.emb.emb.weight.dtype)
+        return self._layers(z, pos, cell, nb)
 
     def _layers(self, z: Tensor, pos: Tensor, cell: Tensor | None, nb: Neighbors) -> Tensor:
         tri = triplets(nb)

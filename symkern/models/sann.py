@@ -32,7 +32,7 @@ class SANN(nn.Module):
 
     Vectors are relaxed equivariant under O(3): v(g x) = g s v(x) with an operation s of the molecule, so that they may
     have less symmetry than the molecule; train them with `symkern.symmetric_mse` or another symmetric loss. Scalars are
-    invariant. Where canonical frames jump, so do outputs: `symkern.Canonical.gap` says how near that is.
+    invariant. Where canonical frames jump, so do outputs; the ``gap`` of `symkern.Canonical` says how near that is.
 
     The paper leaves open: how x and species are joined (here one linear map of [x, embedding] to `hidden`), the maps in
     the layers, and the scale of the edge features (here without unit: those of `symkern.spherical_features` times
@@ -66,7 +66,7 @@ class SANN(nn.Module):
         max_z: int = 99,
     ) -> None:
         super().__init__()
-        check_positive(out=out, num_layers=num_layers, cutoff=cutoff, tolerance=tolerance, max_z=max_z)
+        check_positive(out=out, hidden=hidden, num_layers=num_layers, cutoff=cutoff, tolerance=tolerance, max_z=max_z)
         check_choice("output", output, _OUTPUTS)
         if output != "scalar" and out != 1:
             raise ValueError(f"out is a setting of output='scalar', got {out} for {output!r}")
@@ -126,7 +126,7 @@ class SANN(nn.Module):
             TypeError, ValueError: arguments that do not fit, an atomic number outside the embedding, a periodic
                 structure; what `symkern.stabilizers` raises.
         """
-        check_atoms(z, pos, self.max_z, self.embedding.weight.dtype)
+        check_atoms(z, pos, batch, self.max_z, self.embedding.weight.dtype)
         if cell is not None and (pbc is None or bool(pbc.any())):
             raise ValueError("cell must be None: SANN knows the symmetries of molecules, not of crystals")
         canonical, graphs = self._graphs(z, pos, batch, nb, canonical, graphs)

@@ -108,7 +108,7 @@ class SchNet(nn.Module):
         Raises:
             TypeError, ValueError: arguments that do not fit, an atomic number outside the embedding.
         """
-        nb = self._graph(z, pos, batch, cell, pbc, nb)
+        nb = graph_of(z, pos, batch, cell, pbc, nb, self.cutoff, _LARGEST_Z, self.embedding.weight.dtype)
         y = self.head(self._layers(z, pos, cell, nb)).to(
             pos.dtype
         )  # autocast leaves bf16, which is no type to add up in
@@ -127,18 +127,8 @@ class SchNet(nn.Module):
         nb: Neighbors | None = None,
     ) -> Tensor:
         """(N, hidden) features after the last interaction, invariant; arguments and errors as in `forward`."""
-        return self._layers(z, pos, cell, self._graph(z, pos, batch, cell, pbc, nb))
-
-    def _graph(
-        self,
-        z: Tensor,
-        pos: Tensor,
-        batch: Tensor | None,
-        cell: Tensor | None,
-        pbc: Tensor | None,
-        nb: Neighbors | None,
-    ) -> Neighbors:
-        return graph_of(z, pos, batch, cell, pbc, nb, self.cutoff, _LARGEST_Z, self.embedding.weight.dtype)
+        nb = graph_of(z, pos, batch, cell, pbc, nb, self.cutoff, _LARGEST_Z, self.embedding.weight.dtype)
+        return self._layers(z, pos, cell, nb)
 
     def _layers(self, z: Tensor, pos: Tensor, cell: Tensor | None, nb: Neighbors) -> Tensor:
         d = safe_norm(edge_vectors(pos, nb, cell))

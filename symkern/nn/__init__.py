@@ -1,5 +1,7 @@
 """Layers: thin torch modules on symkern's ops. Models are built of them."""
 
+from symkern.nn.asan import LearnedRotation as LearnedRotation
+from symkern.nn.asan import ScaledAngles as ScaledAngles
 from symkern.nn.basic import ShiftedSoftplus as ShiftedSoftplus
 from symkern.nn.basic import mlp as mlp
 from symkern.nn.cfconv import CFConv as CFConv
