@@ -14,7 +14,13 @@ import torch
 from numpy.typing import NDArray
 
 from symkern.experiments.squares import HALF_SIDES, squares
-from symkern.experiments.vector_floors import descend, equivariant_floor, invariant_vectors, single_output_floor
+from symkern.experiments.vector_floors import (
+    balanced,
+    descend,
+    equivariant_floor,
+    invariant_vectors,
+    single_output_floor,
+)
 from symkern.experiments.vector_metrics import METRICS, means, measure
 from symkern.experiments.vector_task import VectorTask, rotations
 from symkern.experiments.water_modes import MODES, water_modes
@@ -181,6 +187,24 @@ def test_rotations_are_rotations() -> None:
 def _water_frame(mode: str) -> _Array:
     v = np.array(MODES[mode], dtype=np.float64)
     return v / np.linalg.norm(v)
+
+
+def test_gradients_of_an_invariant_add_up_to_zero() -> None:
+    """Which the modes do not: the least error is the square of their sum over the number of atoms."""
+    for mode, floor in (("symmetric", 0.187), ("bending", 0.366)):
+        task = water_modes(mode, 2)
+        by_hand = _water_frame(mode).sum(0)
+        least = float(by_hand @ by_hand) / 3
+        assert least == pytest.approx(floor, abs=5e-4)
+        assert equivariant_floor(task, "matched", gradient=True) == pytest.approx(least, abs=1e-6)
+        vectors = invariant_vectors(task.sym[0])
+        assert vectors.shape == (9, 3)
+        assert balanced(vectors).shape == (9, 2)
+        assert balanced(vectors).reshape(3, 3, 2).sum(0).abs().max() < 1e-12
+    for name in SYMMETRIC:  # corners that move along the diagonals stay around the centre
+        assert equivariant_floor(squares(), name, gradient=True) == pytest.approx(0.25, abs=1e-12)
+    asymmetric = water_modes("asymmetric")
+    assert equivariant_floor(asymmetric, "sbcd-reverse", gradient=True) >= equivariant_floor(asymmetric, "sbcd-reverse")
 
 
 def test_turned_tasks() -> None:

@@ -291,9 +291,7 @@ def test_marks() -> None:
     values = np.array([1.0] + [0.0] * 9)
     assert values.max() == pytest.approx(values.mean() + 3 * values.std())
     row = record.Row("a", "b/sbcd", 1.0, [0.05], True, {"mark": "green", "paper_mark": "red"})
-    assert vector_table.compared([row]) == [
-        "0 of 1 marks are the paper's; not so: a in b/sbcd (paper red, here green)."
-    ]
+    assert vector_table.compared([row]) == ["0 of 1 marks are the paper's; red in the paper, green here: a (b/sbcd)."]
 
 
 # ---- real models -----------------------------------------------------------------------------------------------------

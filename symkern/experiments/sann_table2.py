@@ -125,7 +125,7 @@ def findings(rows: Sequence[record.Row]) -> list[str]:
         return [float("nan")] if row is None else row.runs
 
     symmetric = ("sbcd", "sbcd-reverse", "matched")
-    floor = {metric: runs("best equivariant output", f"asymmetric/{metric}")[0] for metric in symmetric}
+    floor = {metric: runs(vector_table.EQUIVARIANT, f"asymmetric/{metric}")[0] for metric in symmetric}
     free = {metric: runs("free vectors, from SBCD", f"asymmetric/{metric}") for metric in symmetric}
     lines = [
         "An equivariant output for the asymmetric mode has at least "
@@ -135,6 +135,7 @@ def findings(rows: Sequence[record.Row]) -> list[str]:
         f"SBCD from prediction to label has minima that are no vibration: in all of {len(free['sbcd'])} starts free "
         f"vectors come below {_above(max(free['sbcd']))} in SBCD, with a matched error of at least "
         f"{min(free['matched']):.2f}. Zero vectors have {runs('zero vectors', 'asymmetric/sbcd')[0]:.4f}: green.",
+        gradients(rows),
         *vector_table.compared(rows),
     ]
     worst = [max(row.runs) for mode in MODES if (row := find(rows, "SANN", f"{mode}-converged/matched")) is not None]
@@ -161,6 +162,16 @@ def _contradiction(floor: Mapping[str, float]) -> str:
         f"({floor['sbcd']:.4f}) or from label to prediction ({floor['sbcd-reverse']:.3f}). As a mean over atoms it is "
         f"possible in the first direction ({floor['sbcd'] / 3:.4f}), but there EGNN's {quoted['EGNN']:g} is far above "
         "what zero vectors have."
+    )
+
+
+def gradients(rows: Sequence[record.Row]) -> str:
+    """What invariant models cannot do, whatever the symmetry."""
+    found = {mode: find(rows, vector_table.GRADIENT, f"{mode}/matched") for mode in MODES}
+    least = [f"{mode} {row.runs[0]:.3f}" for mode, row in found.items() if row is not None]
+    return (
+        "Gradients of an invariant add up to zero over the atoms of a molecule, which the displacements do not: "
+        f"outputs of that kind (SchNet, DimeNet++, vector-valued PaiNN) have at least {', '.join(least)} matched."
     )
 
 

@@ -77,4 +77,4 @@ def findings(rows: Sequence[record.Row]) -> list[str]:
         "Both outputs are equivariant, so neither can give the asymmetric mode: what sets tensor and vector apart is "
         "not whether symmetry can be broken."
     )
-    return lines + vector_table.compared(rows)
+    return [*lines, sann_table2.gradients(rows), *vector_table.compared(rows)]

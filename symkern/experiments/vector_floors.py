@@ -34,10 +34,25 @@ def invariant_vectors(sym: Stabilizers) -> Tensor:
     return basis
 
 
-def equivariant_floor(task: VectorTask, metric: str) -> float:
+def balanced(vectors: Tensor) -> Tensor:
+    """Orthonormal basis of those in the space of `vectors` (3N, k) that add up to zero over atoms.
+
+    Gradients of a number that no translation changes do: -ds/dx of an invariant model can be nothing else.
+    """
+    total = vectors.reshape(-1, 3, vectors.shape[1]).sum(0)
+    _, values, turn = torch.linalg.svd(total)
+    rank = int((values > 1e-9).sum())
+    basis: Tensor = vectors @ turn[rank:].T
+    return basis
+
+
+def equivariant_floor(task: VectorTask, metric: str, *, gradient: bool = False) -> float:
     """The mean over molecules of the least "sbcd", "sbcd-reverse" or "matched" of any O(3)-equivariant output.
 
     An invariant output is as far from every image of the labels, so the minimum over operations changes nothing.
+
+    Args:
+        gradient: of outputs that are gradients of an invariant, see `balanced`.
 
     Raises:
         ValueError: another metric; molecules of more than `LARGEST` atoms.
@@ -47,7 +62,8 @@ def equivariant_floor(task: VectorTask, metric: str) -> float:
         rows, atoms = slice(begin, end), end - begin
         if atoms > LARGEST:
             raise ValueError(f"task must have at most {LARGEST} atoms in each molecule, got {atoms}")
-        basis = invariant_vectors(task.sym[b]).reshape(atoms, 3, -1)
+        vectors = invariant_vectors(task.sym[b])
+        basis = (balanced(vectors) if gradient else vectors).reshape(atoms, 3, -1)
         label = task.target[rows].double()
         start = task.output(torch.zeros_like(task.pos))[rows].double()
         others = torch.tensor(list(product(range(atoms), repeat=atoms)))

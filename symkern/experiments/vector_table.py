@@ -66,6 +66,7 @@ COLUMNS = {
 }
 SECTIONS = {"paper": "paper's protocol", "converged": "converged (symmetric_mse)"}
 BOUNDS = "bounds, not trained"
+EQUIVARIANT, GRADIENT = "best equivariant output", "best gradient of an invariant"
 
 Mark = Callable[[Sequence[float]], "str | None"]
 
@@ -321,8 +322,9 @@ def _bounds(table: Table) -> list[record.Row]:
         }
         rows += [bound(table.mark, "zero vectors", f"{prefix}/{n}", [errors[m]]) for n, m in names.items()]
         for metric in ("sbcd", "sbcd-reverse", "matched"):
-            floor = equivariant_floor(molecules, metric)
-            rows.append(bound(table.mark, "best equivariant output", f"{prefix}/{metric}", [floor]))
+            for model, gradient in ((EQUIVARIANT, False), (GRADIENT, True)):
+                floor = equivariant_floor(molecules, metric, gradient=gradient)
+                rows.append(bound(table.mark, model, f"{prefix}/{metric}", [floor]))
     return rows
 
 
@@ -348,24 +350,22 @@ def turned(rows: Iterable[record.Row], goal: float) -> list[str]:
     if not reached["matched"]:
         return []
     return [
-        f"Trained to convergence, {', '.join(done) or 'no model'} have a matched error below {goal:g} in every task "
-        f"and seed; of these, on the same molecules turned at random after training, {', '.join(kept) or 'none'}."
+        f"Models that, trained to convergence, have a matched error below {goal:g} in every task and seed: "
+        f"{', '.join(done) or 'none'}. Of these, those that also have it on the same molecules turned at random after "
+        f"training: {', '.join(kept) or 'none'}."
     ]
 
 
 def compared(rows: Iterable[record.Row]) -> list[str]:
     """Where our marks are not the paper's."""
-    same, others = [], []
-    for row in rows:
-        if row.paper is None:
-            continue
-        ours, theirs = row.notes["mark"], row.notes["paper_mark"]
-        place = f"{row.model} in {row.column}"
-        if ours == theirs:
-            same.append(place)
-        else:
-            others.append(f"{place} (paper {theirs or 'no mark'}, here {ours or 'no mark'})")
-    if not same and not others:
+    shown = [row for row in rows if row.paper is not None]
+    if not shown:
         return []
-    text = f"{len(same)} of {len(same) + len(others)} marks are the paper's"
-    return [text + (f"; not so: {', '.join(others)}." if others else ".")]
+    others: dict[str, list[str]] = {}
+    for row in shown:
+        theirs, ours = (row.notes[name] or "unmarked" for name in ("paper_mark", "mark"))
+        if theirs != ours:
+            others.setdefault(f"{theirs} in the paper, {ours} here", []).append(f"{row.model} ({row.column})")
+    same = len(shown) - sum(map(len, others.values()))
+    lists = [f"{change}: {', '.join(places)}" for change, places in others.items()]
+    return ["; ".join([f"{same} of {len(shown)} marks are the paper's", *lists]) + "."]
