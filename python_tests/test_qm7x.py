@@ -117,15 +117,18 @@ def test_residuals_are_what_was_put_in() -> None:
     lopsided = [[0, 0, 0.1], [0, 0, 0], [0, 0, -0.07]]
     parts = [(z, x, OF_WATER), (z, x, bent), (z, moved, OF_WATER)]
     parts += [(*co2, straight), (*co2, bowed), (*co2, lopsided)]
+    hcn = ([7, 6, 1], [[0, 0, -1.16], [0.05, 0, 0], [0, 0, 1.07]])
+    parts.append((*hcn, [[0, 0, 0.1], [0, 0, 0], [0, 0, -0.1]]))
     data, _ = turned(_dataset([(*part, k) for k, part in enumerate(parts)]), 3)
     found = qm7x.residuals(data, 0.2)
-    assert found.symmetric.tolist() == [True] * 6
+    assert found.symmetric.tolist() == [True] * 7
     assert found.positions[[0, 1, 3, 4, 5]].max() < 1e-12
     assert 0.02 < float(found.positions[2]) < 0.12
+    assert 0.02 < float(found.positions[6]) < 0.05  # the carbon is beside the axis
     assert found.vectors.tolist()[:2] == [pytest.approx(0, abs=1e-12), pytest.approx(0.08)]
-    assert found.vectors[3:].tolist() == [pytest.approx(0, abs=1e-12), pytest.approx(0.06), pytest.approx(0.03)]
-    assert qm7x.residuals(data, 0.01).symmetric.tolist() == [True, True, True, True, True, True]
-    assert qm7x.broken(data, 0.2, 0.05).tolist() == [False, True, False, False, True, False]
+    assert found.vectors[3:6].tolist() == [pytest.approx(0, abs=1e-12), pytest.approx(0.06), pytest.approx(0.03)]
+    assert qm7x.residuals(data, 0.01).symmetric.tolist() == [True] * 7
+    assert qm7x.broken(data, 0.2, 0.05).tolist() == [False, True, False, False, True, False, False]
     assert qm7x.broken(data, 0.2, 0.1).sum() == 0
 
 

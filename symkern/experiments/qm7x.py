@@ -146,8 +146,10 @@ class Residuals:
     Attributes:
         symmetric: (B,) bool, whether there are operations other than the identity.
         positions: (B,) Å, the largest |R_g (x_i - c) - (x_p(i) - c)| of all operations and atoms; 0 for the identity.
-        vectors: (B,) e bohr, the largest |R_g v_i - v_p(i)|; for linear molecules not less than the largest part of any
-            v_i that is perpendicular to the axis.
+        vectors: (B,) e bohr, the largest |R_g v_i - v_p(i)|.
+
+    Linear molecules can be turned about their axis by any angle: for them both are not less than the largest part of
+    any x_i - c or v_i that is perpendicular to it.
     """
 
     symmetric: Tensor
@@ -172,12 +174,19 @@ def _residuals(data: Dataset, tolerance: float) -> Residuals:
     operation, atom = _rows(sym)
     moved = (sym.operations[operation] @ v[atom].unsqueeze(-1)).squeeze(-1)
     missed = (moved - v[sym.permutations]).norm(dim=1)
-    none = v.new_zeros(len(sym))
-    vectors = none.scatter_reduce(0, sym.op_batch[operation], missed, "amax")
-    axis = sym.axis[sym.batch].to(v.dtype)
-    beside = (v - (v * axis).sum(1, keepdim=True) * axis).norm(dim=1) * (sym.rank[sym.batch] == 1)
-    vectors = vectors.scatter_reduce(0, sym.batch, beside, "amax")
-    return Residuals(sym.order != 1, none.scatter_reduce(0, sym.op_batch, sym.residuals.to(v.dtype), "amax"), vectors)
+    linear, axis = sym.rank[sym.batch] == 1, sym.axis[sym.batch].to(v.dtype)
+
+    def largest(of_operations: Tensor, owner: Tensor, vectors: Tensor) -> Tensor:
+        beside = (vectors - (vectors * axis).sum(1, keepdim=True) * axis).norm(dim=1) * linear
+        found = v.new_zeros(len(sym)).scatter_reduce(0, owner, of_operations, "amax")
+        return found.scatter_reduce(0, sym.batch, beside, "amax")
+
+    centered = data.pos - sym.centroid[sym.batch]
+    return Residuals(
+        sym.order != 1,
+        largest(sym.residuals.to(v.dtype), sym.op_batch, centered),
+        largest(missed, sym.op_batch[operation], v),
+    )
 
 
 def _rows(sym: Stabilizers) -> tuple[Tensor, Tensor]:
