@@ -48,7 +48,9 @@ def test_mean_is_over_molecules() -> None:
     module.eval()
     each = torch.cat([_matched(module(batch.prepared), batch) for batch in found])
     assert len(each) == 7
-    assert batched_training.mean(module, found, _matched) == pytest.approx(float(each.double().mean()), rel=1e-6)
+    assert batched_training.mean(module, found, _matched) == pytest.approx(
+        float(each.detach().double().mean()), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("model", ["SchNet", "EGNN", "SANN"])
@@ -82,12 +84,9 @@ def test_only_mlps_mind_how_molecules_lie() -> None:
     other, _ = turned(data, 0)
     for model, equivariant in (("EGNN", True), ("SchNet", True), ("SANN", True), ("EGNN+MLP", False)):
         module, plain = _batches(model, data)
-        with torch.no_grad():
-            for weight in module.parameters():
-                weight.mul_(3)
         after = batched_training.batches(module, other, "hVDIP", 5, tolerance=0.2, seed=1)
         errors = [batched_training.mean(module, members, _matched) for members in (plain, after)]
-        assert (errors[0] == pytest.approx(errors[1], rel=1e-3)) == equivariant, model
+        assert (errors[0] == pytest.approx(errors[1], rel=1e-4)) == equivariant, model
 
 
 def test_counts_of_broken_structures() -> None:
@@ -145,10 +144,10 @@ def dipoles(tmp_path: Path) -> Path:
     data = qm7x.stand_in().subset(slice(0, 60))
     charge = torch.where(data.z == 1, 0.2, -0.3)
     batch = torch.repeat_interleave(data.ptr.diff())
-    middle = torch.zeros(60, 3, dtype=torch.float64).index_reduce_(0, batch, data.pos, "mean", include_self=False)
-    dipole = torch.zeros(60, 3, dtype=torch.float64).index_add_(
-        0, batch, charge[:, None] * (data.pos - middle[batch]) / 0.529177
-    )
+    # neutral molecules would not need the middle; these charges do not add up to zero
+    middle = torch.stack([x.mean(0) for x in data.pos.split(data.ptr.diff().tolist())])[batch]
+    terms = charge[:, None] * (data.pos - middle) / 0.529177
+    dipole = torch.zeros(60, 3, dtype=torch.float64).index_add_(0, batch, terms)
     path = tmp_path / "qm9_mp2_dipole_9k.npz"
     np.savez(path, z=data.z, pos=data.pos, ptr=data.ptr, gdb_id=np.arange(60), dipole_mp2=dipole.float())
     return path
