@@ -317,3 +317,54 @@ def test_sann_breaks_the_square() -> None:
     assert found["metrics"]["matched"] < 0.01
     assert found["metrics"]["sbcd-reverse"] < 0.01
     assert squares().sym.order.tolist() == [16, 16]
+
+
+# ---- committed results -----------------------------------------------------------------------------------------------
+
+RESULTS = Path(__file__).parent.parent / "results"
+
+
+def _committed(name: str) -> dict[tuple[str, str], dict[str, Any]]:
+    path = RESULTS / name.removesuffix("-stretch") / f"{name}.json"
+    if not path.exists():
+        pytest.skip(f"no results of {name} here")
+    content = json.loads(path.read_text())
+    assert content["name"] == name
+    assert "+" not in content["commit"]
+    assert {row["status"] for row in content["rows"]} == {"full"}
+    return {(row["model"], row["column"]): row for row in content["rows"]}
+
+
+@pytest.mark.parametrize(("name", "floor"), [("sann-table1", 0.25), ("sann-table1-stretch", 0.125)])
+def test_committed_table1(name: str, floor: float) -> None:
+    """SANN becomes the rectangle, in both directions and every seed; equivariant models stay squares."""
+    rows = _committed(name)
+    for metric in ("sbcd", "sbcd-reverse", "matched", "matched-turned"):
+        row = rows["SANN", f"ssb-converged/{metric}"]
+        assert max(row["runs"]) < sann_table1.GOAL
+        assert len(row["runs"]) == 10
+        for model in sann_table2.EQUIVARIANT:
+            assert min(rows[model, f"ssb-converged/{metric}"]["runs"]) > floor - 1e-4
+    for model in sann_table1.PUBLISHED:
+        assert len(rows[model, "ssb/sbcd"]["runs"]) == 10
+        if "+Noise" not in model:  # which gives the two squares different answers
+            assert min(rows[model, "ssb/cd"]["runs"]) > floor - 1e-4
+
+
+def test_committed_table2() -> None:
+    """SANN learns all three modes in every seed; no equivariant model the asymmetric one."""
+    rows = _committed("sann-table2")
+    for mode in sann_table2.MODES:
+        row = rows["SANN", f"{mode}-converged/matched"]
+        assert max(row["runs"]) < sann_table2.GOAL
+        assert len(row["runs"]) == 10
+        assert max(rows["SANN", f"{mode}-converged/matched-turned"]["runs"]) < sann_table2.GOAL
+    for model in sann_table2.EQUIVARIANT:
+        for column in ("asymmetric/matched", "asymmetric-converged/matched"):
+            assert min(rows[model, column]["runs"]) > 1 - 1e-4
+    assert rows["SchNet", "bending-converged/matched"]["mean"] > 0.36  # gradients add up to zero
+
+
+def test_committed_tables_share_runs() -> None:
+    rows, other = _committed("sann-table2"), _committed("sann-table7")
+    assert other["PaiNN", "bending/sbcd"]["runs"] == rows["PaiNN", "bending/sbcd"]["runs"]
