@@ -248,8 +248,8 @@ def compared(rows: Sequence[record.Row]) -> list[str]:
         worse = sum(error > zero["matched"] for error in astray.values())
         lines.append(
             f"{section}: vectors of zero have a Chamfer distance of {zero['cd']:.2g} and a matched error of "
-            f"{zero['matched']:.2g}. Models trained with the Chamfer distance reach {_listed(of(f'{by}-cd/cd'))} in it; in "
-            f"the matched error {worse} of {len(astray)} of them are worse than zero ({_listed(astray)}). Trained with "
+            f"{zero['matched']:.2g}. Models trained with the Chamfer distance have {_listed(of(f'{by}-cd/cd'))} of it; "
+            f"in the matched error {worse} of {len(astray)} are worse than zero ({_listed(astray)}). Trained with "
             f"symmetric_mse, matched error: {_listed(of(f'{by}-matched/matched'))}."
         )
     return lines
