@@ -183,14 +183,12 @@ def findings(grouped: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]) -> 
         + ".",
         f"Predicting the mean of the training labels has an error of {nothing:.4f} Ha (leaky split: "
         f"{mean('mean predictor', split='leaky'):.4f}) and a validation loss of "
-        f"{mean('mean predictor', 'valid_mse'):.4f} "
-        f"Ha² (leaky: {mean('mean predictor', 'valid_mse', 'leaky'):.4f}); the paper's three models have errors of "
-        "0.0460 to 0.0527 and validation losses of 0.0017 to 0.0028.",
+        f"{mean('mean predictor', 'valid_mse'):.4f} Ha² (leaky: {mean('mean predictor', 'valid_mse', 'leaky'):.4f}); "
+        "the paper's three models have errors of 0.0460 to 0.0527 and validation losses of 0.0017 to 0.0028.",
         "Trained here, the paper's models have "
         + ", ".join(f"{mean(m) / nothing:.2f} ({NETWORKS[m].title})" for m in PUBLISHED)
-        + " of the mean predictor's error: better than predicting nothing, as the paper's figures hardly are, and far "
-        f"from {mean('kernel ridge') / nothing:.2f} for kernel ridge regression or {mean('SchNet') / nothing:.2f} for "
-        "SchNet, which know the elements.",
+        + " of the mean predictor's error; kernel ridge regression and SchNet, which know the elements, have "
+        f"{mean('kernel ridge') / nothing:.2f} and {mean('SchNet') / nothing:.2f}.",
         "Early stopping came at epochs "
         + ", ".join(
             f"{_range(one['stopped_epoch'] for one in grouped[free, m])} ({NETWORKS[m].title}, paper "
