@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from symkern.experiments.squares import HALF_SIDES, squares
+from symkern.experiments.turning import rotations
 from symkern.experiments.vector_floors import (
     balanced,
     descend,
@@ -22,7 +23,7 @@ from symkern.experiments.vector_floors import (
     single_output_floor,
 )
 from symkern.experiments.vector_metrics import METRICS, means, measure
-from symkern.experiments.vector_task import VectorTask, rotations
+from symkern.experiments.vector_task import VectorTask
 from symkern.experiments.water_modes import MODES, water_modes
 
 _Array = NDArray[np.float64]
@@ -176,7 +177,7 @@ def test_water_and_its_modes(mode: str) -> None:
 
 
 def test_rotations_are_rotations() -> None:
-    turns = rotations(0, 2000)
+    turns = rotations(2000, 0)
     assert torch.allclose(turns @ turns.mT, torch.eye(3, dtype=torch.float64).expand(2000, 3, 3), atol=1e-12)
     assert torch.allclose(torch.linalg.det(turns), torch.ones(2000, dtype=torch.float64))
     assert turns.mean(0).abs().max() < 0.05  # uniform

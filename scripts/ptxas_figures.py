@@ -1,7 +1,7 @@
 """Prints registers, shared memory and spills of every kernel from a build log with ``-Xptxas -v``.
 
-Exits with 1 if a kernel spills more than a few registers: which of the largest kernels keep a number or two on the
-stack changes with every version of the compiler. Usage: ptxas_figures.py LOG
+Exits with 1 if a kernel spills registers; passes over edges, which use all there are, may keep a few numbers on the
+stack: in which of them that is changes with every version of the compiler. Usage: ptxas_figures.py LOG
 """
 
 import re
@@ -12,6 +12,7 @@ from pathlib import Path
 
 _ENTRY = re.compile(r"Compiling entry function '(\w+)' for 'sm_(\w+)'")
 _STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+_PASS = ", math "  # in the short name of a pass over edges, core/tile_launch.cuh
 _FEW = 32  # bytes written and read
 _USED = re.compile(r"Used (\d+) registers(?:.*?(\d+) bytes smem)?")
 
@@ -47,13 +48,14 @@ def main(path: str) -> int:
     print(f"{'kernel':62} {'sm':>5} {'registers':>9} {'stack':>6} {'spills':>6} {'shared':>6}")
     spilling = 0
     for (mangled, architecture), f in sorted(own.items()):
-        spilling += f.get("spills", 0) > _FEW
+        name = short_name(mangled)
+        spilling += f.get("spills", 0) > (_FEW if _PASS in name else 0)
         print(
-            f"{short_name(mangled):62} {architecture:>5} {f.get('registers', 0):9} {f.get('stack', 0):6} "
+            f"{name:62} {architecture:>5} {f.get('registers', 0):9} {f.get('stack', 0):6} "
             f"{f.get('spills', 0):6} {f.get('shared', 0):6}"
         )
     if spilling:
-        print(f"{spilling} kernels spill more than {_FEW} bytes of registers", file=sys.stderr)
+        print(f"{spilling} kernels spill registers", file=sys.stderr)
     return 1 if spilling else 0
 
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from symkern.data import Dataset
+from symkern.data.augment import random_rotations, turn
 
 
 def rotations(count: int, seed: int) -> Tensor:
     """(count, 3, 3) float64, uniform over SO(3)."""
-    random = torch.Generator().manual_seed(seed)
-    q, r = torch.linalg.qr(torch.randn(count, 3, 3, generator=random, dtype=torch.float64))
-    q = q * r.diagonal(dim1=1, dim2=2).sign().unsqueeze(1)
-    proper: Tensor = q * torch.linalg.det(q)[:, None, None]
-    return proper
+    return torch.from_numpy(random_rotations(count, np.random.default_rng(seed)))
 
 
 def turned(data: Dataset, seed: int) -> tuple[Dataset, Tensor]:
@@ -27,14 +25,14 @@ def turned(data: Dataset, seed: int) -> tuple[Dataset, Tensor]:
     turns = rotations(data.num_structures, seed)
     of_atom = torch.repeat_interleave(turns, data.ptr.diff(), 0)
 
-    def turn(x: Tensor, by: Tensor) -> Tensor:
+    def along(x: Tensor, by: Tensor) -> Tensor:
         vectors = x.dim() == 2 and x.shape[1] == 3 and x.is_floating_point()
-        return (by.to(x.dtype) @ x.unsqueeze(-1)).squeeze(-1) if vectors else x
+        return turn(x, by, rank=1) if vectors else x
 
     changed = replace(
         data,
-        pos=turn(data.pos, of_atom),
-        per_structure={name: turn(x, turns) for name, x in data.per_structure.items()},
-        per_atom={name: turn(x, of_atom) for name, x in data.per_atom.items()},
+        pos=along(data.pos, of_atom),
+        per_structure={name: along(x, turns) for name, x in data.per_structure.items()},
+        per_atom={name: along(x, of_atom) for name, x in data.per_atom.items()},
     )
     return changed, turns

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from symkern.data.augment import turn
+from symkern.experiments.turning import rotations
 from symkern.experiments.vector_metrics import measure
 from symkern.ops.stabilizers import stabilizers
 from symkern.ops.symmetric_action import Kind
@@ -49,12 +50,12 @@ class VectorTask:
 
     def turned(self, seed: int) -> VectorTask:
         """The same molecules, each turned about its centroid at random, and their targets along."""
-        turns = rotations(seed, len(self.ptr) - 1).to(self.pos)[self.batch]
+        turns = rotations(len(self.ptr) - 1, seed)[self.batch]
         center = self.sym.centroid.to(self.pos)[self.batch]
         origin = center if self.kind == "point" else 0.0
 
         def moved(x: Tensor, about: Tensor | float) -> Tensor:
-            return (turns @ (x - about).unsqueeze(-1)).squeeze(-1) + about
+            return turn(x - about, turns, rank=1) + about
 
         pos = moved(self.pos, center)
         sym = stabilizers(pos, self.z, ptr=self.ptr, tolerance=self.sym.tolerance)
@@ -65,10 +66,3 @@ class VectorTask:
         for name in ("pos", "target"):
             moved[name] = moved[name].to(dtype)
         return replace(self, **moved)
-
-
-def rotations(seed: int, count: int) -> Tensor:
-    """(count, 3, 3) float64, uniform in SO(3)."""
-    q, r = np.linalg.qr(np.random.default_rng(seed).normal(size=(count, 3, 3)))
-    q = q * np.sign(np.diagonal(r, axis1=1, axis2=2))[:, None]
-    return torch.from_numpy(q * np.linalg.det(q)[:, None, None])

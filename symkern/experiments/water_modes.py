@@ -6,7 +6,8 @@ import math
 
 import torch
 
-from symkern.experiments.vector_task import VectorTask, rotations
+from symkern.experiments.turning import rotations
+from symkern.experiments.vector_task import VectorTask
 from symkern.ops.stabilizers import stabilizers
 
 BOND = 0.9575  # Å
@@ -37,7 +38,7 @@ def water_modes(mode: str, seed: int = 0, molecules: int = 2, dtype: torch.dtype
     x, z = BOND * math.sin(half), BOND * math.cos(half)
     shape = torch.tensor([[0, 0, 0], [x, 0, z], [-x, 0, z]], dtype=torch.float64)
     arrows = torch.tensor(MODES[mode], dtype=torch.float64)
-    turns = rotations(seed, molecules)
+    turns = rotations(molecules, seed)
     pos = ((shape - shape.mean(0)) @ turns.mT).flatten(0, 1)
     target = (arrows / arrows.norm() @ turns.mT).flatten(0, 1)
     numbers, ptr = torch.tensor([8, 1, 1]).repeat(molecules), 3 * torch.arange(molecules + 1)
