@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from symkern.experiments import asan_data, asan_models, asan_table1, asan_table2, asan_table3
-from symkern.experiments.asan_models import EV, NETWORKS
-from symkern.experiments.pair_histograms import ELEMENTS, pair_histograms
+from symkern.experiments.asan import models, qm9, table1, table2, table3
+from symkern.experiments.asan.models import EV, NETWORKS
+from symkern.experiments.asan.pair_histograms import ELEMENTS, pair_histograms
 
 SMALL = ("H2O", "CH4", "NH3", "CH3OH", "CO2", "HCN", "C2H2", "C2H4", "C2H6", "CH3CHO")
 
@@ -44,12 +44,12 @@ def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         "leak-free": {"train": list(range(1, 81)), "test": list(range(81, 101))},
         "leaky": {"train": list(range(1, 81)), "test": list(range(1, 21))},
     }
-    monkeypatch.setattr(asan_data, "stored", lambda: chosen)
-    plain = asan_models.settings
-    monkeypatch.setattr(asan_models, "settings", lambda *given: replace(plain(*given), batch_size=16))
-    asan_data._sample.cache_clear()
+    monkeypatch.setattr(qm9, "stored", lambda: chosen)
+    plain = models.settings
+    monkeypatch.setattr(models, "settings", lambda *given: replace(plain(*given), batch_size=16))
+    qm9._sample.cache_clear()
     yield str(tmp_path)
-    asan_data._sample.cache_clear()
+    qm9._sample.cache_clear()
 
 
 # ---- data
@@ -57,25 +57,25 @@ def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def test_stored_molecules_follow_the_rule(data: Path) -> None:
     identities, atoms = [], []
-    for _, _, ptr, ids, _ in asan_data._archives(str(data)):
+    for _, _, ptr, ids, _ in qm9._archives(str(data)):
         identities += ids.tolist()
         atoms += np.diff(ptr).tolist()
-    assert asan_data.derive(identities, atoms) == asan_data.stored()
+    assert qm9.derive(identities, atoms) == qm9.stored()
 
 
 def test_splits(data: Path) -> None:
     """One is clean, the other leaks as published; labels are those of QM9, in Hartree."""
     sizes = {"leak-free": (800, 200, 0), "leaky": (683, 197, 197)}
     for name, (size, tested, both) in sizes.items():
-        train, test = asan_data.split(str(data), name)
+        train, test = qm9.split(str(data), name)
         assert (len(train), len(test)) == (size, tested)
         assert len(set(train.names) & set(test.names)) == both
         assert len(set(train.names)) == size
         gap = train.per_structure["gap"]
         assert gap.min() == pytest.approx(0.1151)  # as the published labels
         assert gap.max() == pytest.approx(0.5048)  # methane
-        assert int(train.ptr.diff().max()) == asan_data.MAX_ATOMS
-    test = asan_data.split(str(data), "leaky")[1]
+        assert int(train.ptr.diff().max()) == qm9.MAX_ATOMS
+    test = qm9.split(str(data), "leaky")[1]
     assert test.names[0] == "dsgdb9nsd_000001"
     assert test.z[:5].tolist() == [6, 1, 1, 1, 1]
     assert float(test.per_structure["gap"][0]) == 0.5048
@@ -83,18 +83,18 @@ def test_splits(data: Path) -> None:
 
 def test_missing_data(tmp_path: Path, sample: str, monkeypatch: pytest.MonkeyPatch) -> None:
     more = {"leak-free": {"train": [5, 133885], "test": [133886]}}
-    monkeypatch.setattr(asan_data, "stored", lambda: more)
+    monkeypatch.setattr(qm9, "stored", lambda: more)
     with pytest.raises(FileNotFoundError, match=r"2 of the 3 .* not in .*: dsgdb9nsd_133885 is the first"):
-        asan_data.split(sample, "leak-free")
+        qm9.split(sample, "leak-free")
     folder = tmp_path / "empty"
     folder.mkdir()
     np.savez(folder / "qm9_20k.npz", z=[1])
-    for table in (asan_table1, asan_table2, asan_table3):
+    for table in (table1, table2, table3):
         with pytest.raises(FileNotFoundError, match=r"no archive qm9\*\.npz with z, pos, ptr, gdb_id, gap found in"):
             table.run(folder, tmp_path, progress=False)
     monkeypatch.delenv("SYMKERN_DATA", raising=False)
     with pytest.raises(FileNotFoundError, match="nowhere: give --data or SYMKERN_DATA"):
-        asan_data.available(None)
+        qm9.available(None)
 
 
 # ---- how rows are judged
@@ -102,12 +102,12 @@ def test_missing_data(tmp_path: Path, sample: str, monkeypatch: pytest.MonkeyPat
 
 def test_judge_against_closed_forms(sample: str) -> None:
     """The x coordinate of a vector turned at random has the spread |v| / sqrt(3), and mean 0."""
-    _, valid, test = asan_models.parts(sample, "leak-free", 0, 0)
+    _, valid, test = models.parts(sample, "leak-free", 0, 0)
 
     def first_x(batch) -> torch.Tensor:
         return batch.pos[batch.ptr[:-1], 0]
 
-    found = asan_models.judge(first_x, valid, test, None)
+    found = models.judge(first_x, valid, test, None)
     first = test.pos[test.ptr[:-1]]
     labels = test.per_structure["gap"]
     assert found["mae"] == pytest.approx(float((first[:, 0] - labels).abs().mean()), abs=1e-6)
@@ -122,57 +122,57 @@ def test_judge_against_closed_forms(sample: str) -> None:
 
 
 def test_mean_predictor(sample: str) -> None:
-    for split in asan_data.SPLITS:
-        train, _, test = asan_models.parts(sample, split, 1, 0)
-        found = asan_models.predict_mean(split, 1, 0, sample)
+    for split in qm9.SPLITS:
+        train, _, test = models.parts(sample, split, 1, 0)
+        found = models.predict_mean(split, 1, 0, sample)
         error = test.per_structure["gap"] - train.per_structure["gap"].mean()
         assert found["mae"] == pytest.approx(float(error.abs().mean()), abs=1e-12)
         assert found["mae_turned"] == pytest.approx(found["mae"], abs=1e-12)
         assert found["rotation_spread"] < 1e-15
-    train, valid, test = asan_models.parts(sample, "leak-free", 0, 0)
+    train, valid, test = models.parts(sample, "leak-free", 0, 0)
     assert (len(train), len(valid), len(test)) == (64, 16, 20)
     assert not set(train.names) & (set(valid.names) | set(test.names))
 
 
 def test_networks_are_trained_alike_and_repeatably(sample: str) -> None:
     arguments = {"split": "leak-free", "fold": 0, "seed": 0, "data": sample, "epochs": 3}
-    found = asan_models.train_network("outer", **arguments)
-    again = asan_models.train_network("outer", **arguments)
-    other = asan_models.train_network("outer", **{**arguments, "fold": 1})
+    found = models.train_network("outer", **arguments)
+    again = models.train_network("outer", **arguments)
+    other = models.train_network("outer", **{**arguments, "fold": 1})
     timeless = [{k: v for k, v in one.items() if k != "training_seconds"} for one in (found, again, other)]
     assert timeless[0] == timeless[1] != timeless[2]
     assert found["stopped_epoch"] == 3
     assert 1 <= found["best_epoch"] <= 3
     assert found["rotation_spread"] > 1e-5
     # products between atoms: the rotation does nothing but round, so these two differ by rounding alone
-    gram = [asan_models.train_network("gram", **arguments, num_angles=d) for d in (5, 0)]
+    gram = [models.train_network("gram", **arguments, num_angles=d) for d in (5, 0)]
     assert gram[0]["mae"] == pytest.approx(gram[1]["mae"], rel=1e-3)
     assert gram[0]["rotation_spread"] < 1e-8
-    plain = asan_models.train_network("outer", **arguments, augment=False)
+    plain = models.train_network("outer", **arguments, augment=False)
     assert plain["mae"] != found["mae"]
     network = NETWORKS["EGNN"]
     assert network.make(5).config["num_layers"] == 3
 
 
 def test_early_stopping(sample: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asan_models, "PATIENCE", 2)
-    monkeypatch.setattr(asan_models, "ROTATIONS", 2)
-    found = asan_models.train_network("CoordinateMLP", "leak-free", 0, 0, sample, epochs=60)
+    monkeypatch.setattr(models, "PATIENCE", 2)
+    monkeypatch.setattr(models, "ROTATIONS", 2)
+    found = models.train_network("CoordinateMLP", "leak-free", 0, 0, sample, epochs=60)
     assert found["stopped_epoch"] == found["best_epoch"] + 2 < 60
 
 
 def test_masked_and_kernel_ridge_learn_what_depends_on_elements_and_distances(
     sample: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asan_models, "ROTATIONS", 4)
-    nothing = asan_models.predict_mean("leak-free", 0, 0, sample)["mae"]
-    masked = asan_models.train_network("masked", "leak-free", 0, 0, sample, epochs=150)
+    monkeypatch.setattr(models, "ROTATIONS", 4)
+    nothing = models.predict_mean("leak-free", 0, 0, sample)["mae"]
+    masked = models.train_network("masked", "leak-free", 0, 0, sample, epochs=150)
     assert masked["mae"] < 0.6 * nothing
-    ridge = asan_models.kernel_ridge("leak-free", 0, 0, sample)
+    ridge = models.kernel_ridge("leak-free", 0, 0, sample)
     assert ridge["mae"] < 0.3 * nothing
     assert ridge["rotation_spread"] < 1e-6  # positions are turned in fp32
     assert set(ridge["chosen"]) == {"metric", "gamma", "alpha"}
-    assert ridge == asan_models.kernel_ridge("leak-free", 0, 0, sample)
+    assert ridge == models.kernel_ridge("leak-free", 0, 0, sample)
 
 
 def test_pair_histograms() -> None:
@@ -199,16 +199,16 @@ def test_pair_histograms() -> None:
 
 
 def test_table1(sample: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asan_models, "ROTATIONS", 2)
+    monkeypatch.setattr(models, "ROTATIONS", 2)
     out = tmp_path / "out"
-    content = asan_table1.run(sample, out, quick=True, progress=False)
+    content = table1.run(sample, out, quick=True, progress=False)
     assert json.loads((out / "asan-table1.json").read_text()) == content
     assert (out / "asan-table1.png").stat().st_size > 10_000
     rows = {(row["model"], row["column"]): row for row in content["rows"]}
-    models = {row["model"] for row in content["rows"]}
-    assert {"mean predictor", "Baseline", "MIT-Inspired", "ASAN", "kernel ridge", "SchNet", "EGNN"} < models
-    assert {"ASAN (gram)", "ASAN (moment)", "ASAN (released)", "ASAN (masked)"} < models
-    assert len(rows) == len(content["rows"]) == len(models) * 2 * len(asan_table1.COLUMNS)
+    names = {row["model"] for row in content["rows"]}
+    assert {"mean predictor", "Baseline", "MIT-Inspired", "ASAN", "kernel ridge", "SchNet", "EGNN"} < names
+    assert {"ASAN (gram)", "ASAN (moment)", "ASAN (released)", "ASAN (masked)"} < names
+    assert len(rows) == len(content["rows"]) == len(names) * 2 * len(table1.COLUMNS)
     three = ("Baseline", "MIT-Inspired", "ASAN")
     assert [rows[name, "gap/mae_ha"]["paper"] for name in three] == [0.0527, 0.0468, 0.046]
     assert [rows[name, "gap/valid_mse"]["paper"] for name in three] == [0.0028, 0.0017, 0.0019]
@@ -219,14 +219,14 @@ def test_table1(sample: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert len(rows["ASAN", "gap/mae_ha"]["best_epoch"]) == 1
     settings = content["settings"]
     assert settings["labels"]["leaky"]["test molecules that are also in train"] == 20
-    assert settings["split"] == asan_data.stored()
+    assert settings["split"] == qm9.stored()
     assert "Hartree" in settings["findings"][0]
 
 
 def test_table2(sample: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asan_models, "ROTATIONS", 2)
-    monkeypatch.setattr(asan_table2, "ROTATIONS", 64)
-    content = asan_table2.run(sample, tmp_path / "out", quick=True, progress=False)
+    monkeypatch.setattr(models, "ROTATIONS", 2)
+    monkeypatch.setattr(table2, "ROTATIONS", 64)
+    content = table2.run(sample, tmp_path / "out", quick=True, progress=False)
     assert (tmp_path / "out" / "asan-table2.png").stat().st_size > 10_000
     rows = {(row["model"], row["column"]): row for row in content["rows"]}
     assert len(rows) == len(content["rows"])
@@ -253,7 +253,7 @@ def test_table2(sample: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_table3(sample: str, tmp_path: Path) -> None:
-    content = asan_table3.run(sample, tmp_path / "out", quick=True, progress=False)
+    content = table3.run(sample, tmp_path / "out", quick=True, progress=False)
     assert (tmp_path / "out" / "asan-table3.png").stat().st_size > 10_000
     rows = {(row["model"], row["column"]): row for row in content["rows"]}
     for name, paper in (("Baseline", 1.0), ("MIT-Inspired", 1.5), ("ASAN", 1.2), ("Equivariant Model", 3.0)):
@@ -281,7 +281,7 @@ def test_committed_table1() -> None:
     rows = _committed("asan-table1")
     for model in ("mean predictor", *(network.title for network in NETWORKS.values()), "kernel ridge"):
         for task in ("gap", "gap-leaky"):
-            for column in asan_table1.COLUMNS:
+            for column in table1.COLUMNS:
                 assert len(rows[model, f"{task}/{column}"]["runs"]) == 5
     nothing = rows["mean predictor", "gap/mae_ha"]["mean"]
     assert rows["ASAN (masked)", "gap/mae_ha"]["mean"] <= nothing / 2  # the goal
@@ -295,4 +295,4 @@ def test_committed_table2_and_3() -> None:
     rows = _committed("asan-table2")
     assert len(rows["No Symmetry Layer", "gap/change_ha"]["runs"]) == 5
     rows = _committed("asan-table3")
-    assert len(rows["ASAN", "training/relative"]["runs"]) == asan_table3.ROUNDS
+    assert len(rows["ASAN", "training/relative"]["runs"]) == table3.ROUNDS

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from symkern.data import DataError, Dataset
-from symkern.experiments import qm7x
-from symkern.experiments.turning import rotations, turned
+from symkern.experiments.sann import qm7x
+from symkern.experiments.sann.turning import rotations, turned
 
 BOHR = 0.529177210903  # Å
 

@@ -13,18 +13,18 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from symkern.experiments.squares import HALF_SIDES, squares
-from symkern.experiments.turning import rotations
-from symkern.experiments.vector_floors import (
+from symkern.experiments.sann.squares import HALF_SIDES, squares
+from symkern.experiments.sann.turning import rotations
+from symkern.experiments.sann.vector_floors import (
     balanced,
     descend,
     equivariant_floor,
     invariant_vectors,
     single_output_floor,
 )
-from symkern.experiments.vector_metrics import METRICS, means, measure
-from symkern.experiments.vector_task import VectorTask
-from symkern.experiments.water_modes import MODES, water_modes
+from symkern.experiments.sann.vector_metrics import METRICS, means, measure
+from symkern.experiments.sann.vector_task import VectorTask
+from symkern.experiments.sann.water_modes import MODES, water_modes
 
 _Array = NDArray[np.float64]
 VARIANTS = tuple(HALF_SIDES)

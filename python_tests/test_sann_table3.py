@@ -11,10 +11,9 @@ import pytest
 import torch
 
 from symkern import cli
-from symkern.experiments import batched_training, broken_structures, qm7x, qm9_dipole, vector_models
-from symkern.experiments import sann_table3 as table3
-from symkern.experiments.batched_training import Recipe
-from symkern.experiments.turning import turned
+from symkern.experiments.sann import batched_training, broken_structures, qm7x, qm9_dipole, table3, vector_models
+from symkern.experiments.sann.batched_training import Recipe
+from symkern.experiments.sann.turning import turned
 
 SMALL = {"layers": 1, "hidden": 16}
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from symkern import cli
-from symkern.experiments import sann_table4 as table4
-from symkern.experiments.asun import asun_frame
-from symkern.experiments.pca import pca_frame
-from symkern.experiments.sann_table4 import Molecule
+from symkern.experiments.sann import table4
+from symkern.experiments.sann.asun import asun_frame
+from symkern.experiments.sann.pca import pca_frame
+from symkern.experiments.sann.table4 import Molecule
 
 NAMES = ("H2O", "CH4", "C6H6", "CO2", "CH3CH2OH", "HCN", "C2H6", "bicyclobutane")
 

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from symkern import cli
-from symkern.experiments import plots, record, sann_table1, sann_table2, sann_table7, vector_models, vector_table
-from symkern.experiments.squares import squares
-from symkern.experiments.vector_training import Recipe, fit
-from symkern.experiments.water_modes import water_modes
+from symkern.experiments import plots, record
+from symkern.experiments.sann import table1, table2, table7, vector_models, vector_table
+from symkern.experiments.sann.squares import squares
+from symkern.experiments.sann.vector_training import Recipe, fit
+from symkern.experiments.sann.water_modes import water_modes
 
 TASK = water_modes("asymmetric")
 
@@ -134,7 +135,7 @@ def test_training_is_deterministic(model: str) -> None:
 
 
 def test_plan_is_the_papers() -> None:
-    table = sann_table1.table_of("main")
+    table = table1.table_of("main")
     plan = vector_table.plan_of(table, quick=False, seeds=10)
     paper = [runs for runs in plan if runs.protocol == "paper"]
     assert {(runs.model, runs.recipe.loss) for runs in paper} == {
@@ -150,11 +151,11 @@ def test_plan_is_the_papers() -> None:
     for runs in converged:
         assert (runs.recipe.loss, runs.recipe.steps, runs.recipe.lr) == ("matched", 5000, 1e-3)
         assert runs.recipe.below is not None
-        assert runs.recipe.below < sann_table1.GOAL / 10
+        assert runs.recipe.below < table1.GOAL / 10
         grid = vector_models.grid(runs.model)
         network = {k: v for k, v in runs.grid[0].items() if k in grid[0]}
         assert not network or any(network.items() <= point.items() for point in grid)
-    assert set(sann_table2.TABLE.tasks) == {"symmetric", "bending", "asymmetric"}
+    assert set(table2.TABLE.tasks) == {"symmetric", "bending", "asymmetric"}
     quick = vector_table.plan_of(table, quick=True, seeds=2)
     assert all(len(runs.grid) == 1 for runs in quick)
     assert {runs.model for runs in quick if runs.protocol == "converged"} == {"EGNN", "SANN"}
@@ -189,7 +190,7 @@ def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_grids_are_searched(faked: None, no_plots: None, tmp_path: Path) -> None:
-    table = replace(sann_table2.TABLE, models=("EGNN+Noise", "SANN"), tasks={"bending": {"water": "bending"}})
+    table = replace(table2.TABLE, models=("EGNN+Noise", "SANN"), tasks={"bending": {"water": "bending"}})
     content = vector_table.run(table, tmp_path, progress=False)
     rows = {(row["model"], row["column"]): row for row in content["rows"]}
     row = rows["EGNN+Noise", "bending/sbcd"]
@@ -246,10 +247,10 @@ def test_table1(faked: None, tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_tables_2_and_7_share_runs(faked: None, no_plots: None, tmp_path: Path) -> None:
-    content = sann_table2.run(None, tmp_path, quick=True, seeds=3, progress=False)
+    content = table2.run(None, tmp_path, quick=True, seeds=3, progress=False)
     rows = {(row["model"], row["column"]): row for row in content["rows"]}
     before = len(CALLS)
-    shared = sann_table7.run(None, tmp_path, quick=True, seeds=3, progress=False)
+    shared = table7.run(None, tmp_path, quick=True, seeds=3, progress=False)
     assert not any(model in ("PaiNN+Noise", "PaiNN+MLP") for model, _, _ in CALLS[before:])
     other = {(row["model"], row["column"]): row for row in shared["rows"]}
     assert other["PaiNN+MLP", "bending/sbcd"]["runs"] == rows["PaiNN+MLP", "bending/sbcd"]["runs"]
@@ -267,22 +268,22 @@ def test_tables_2_and_7_share_runs(faked: None, no_plots: None, tmp_path: Path) 
 
 def test_published_figures() -> None:
     """Against the tables of the paper."""
-    assert len(sann_table1.PUBLISHED) == 11
-    assert sann_table1.PUBLISHED["PaiNN+Noise"] == (3.225, 3.178)
-    table = sann_table2.TABLE.published
+    assert len(table1.PUBLISHED) == 11
+    assert table1.PUBLISHED["PaiNN+Noise"] == (3.225, 3.178)
+    table = table2.TABLE.published
     assert len(table) == 33
     assert table["SANN", "asymmetric/sbcd"] == (0.041, 0.079)
     assert table["SchNet", "symmetric/sbcd"] == (0.907, 0.092)
     assert table["DimeNet+MLP", "bending/sbcd"] == (0.134, 0.123)
-    assert set(sann_table2.PUBLISHED) == set(sann_table1.PUBLISHED) == set(sann_table1.table_of("main").models)
-    assert set(sann_table2.PUBLISHED) | set(sann_table7.PUBLISHED) == set(vector_models.MODELS)
+    assert set(table2.PUBLISHED) == set(table1.PUBLISHED) == set(table1.table_of("main").models)
+    assert set(table2.PUBLISHED) | set(table7.PUBLISHED) == set(vector_models.MODELS)
 
 
 def test_marks() -> None:
-    assert sann_table2.mark([0.01, 0.0999]) == "green"
-    assert sann_table2.mark([0.01, 0.1]) is None
-    assert sann_table2.mark([0.1, 5.0]) == "red"
-    marks = {key: sann_table2.paper_mark(*figure) for key, figure in sann_table2.TABLE.published.items()}
+    assert table2.mark([0.01, 0.0999]) == "green"
+    assert table2.mark([0.01, 0.1]) is None
+    assert table2.mark([0.1, 5.0]) == "red"
+    marks = {key: table2.paper_mark(*figure) for key, figure in table2.TABLE.published.items()}
     assert marks["EGNN", "asymmetric/sbcd"] == "red"
     assert marks["PaiNN", "asymmetric/sbcd"] == "green"
     assert marks["EGNN", "bending/sbcd"] is None  # some folds on either side
@@ -341,11 +342,11 @@ def test_committed_table1(name: str, floor: float) -> None:
     rows = _committed(name)
     for metric in ("sbcd", "sbcd-reverse", "matched", "matched-turned"):
         row = rows["SANN", f"ssb-converged/{metric}"]
-        assert max(row["runs"]) < sann_table1.GOAL
+        assert max(row["runs"]) < table1.GOAL
         assert len(row["runs"]) == 10
-        for model in sann_table2.EQUIVARIANT:
+        for model in table2.EQUIVARIANT:
             assert min(rows[model, f"ssb-converged/{metric}"]["runs"]) > floor - 1e-4
-    for model in sann_table1.PUBLISHED:
+    for model in table1.PUBLISHED:
         assert len(rows[model, "ssb/sbcd"]["runs"]) == 10
         if "+Noise" not in model:  # which gives the two squares different answers
             assert min(rows[model, "ssb/cd"]["runs"]) > floor - 1e-4
@@ -354,12 +355,12 @@ def test_committed_table1(name: str, floor: float) -> None:
 def test_committed_table2() -> None:
     """SANN learns all three modes in every seed; no equivariant model the asymmetric one."""
     rows = _committed("sann-table2")
-    for mode in sann_table2.MODES:
+    for mode in table2.MODES:
         row = rows["SANN", f"{mode}-converged/matched"]
-        assert max(row["runs"]) < sann_table2.GOAL
+        assert max(row["runs"]) < table2.GOAL
         assert len(row["runs"]) == 10
-        assert max(rows["SANN", f"{mode}-converged/matched-turned"]["runs"]) < sann_table2.GOAL
-    for model in sann_table2.EQUIVARIANT:
+        assert max(rows["SANN", f"{mode}-converged/matched-turned"]["runs"]) < table2.GOAL
+    for model in table2.EQUIVARIANT:
         for column in ("asymmetric/matched", "asymmetric-converged/matched"):
             assert min(rows[model, column]["runs"]) > 1 - 1e-4
     assert rows["SchNet", "bending-converged/matched"]["mean"] > 0.36  # gradients add up to zero

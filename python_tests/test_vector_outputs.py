@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import symkern as sk
-from symkern.experiments.vector_models import MODELS, Prepared, VectorModel, grid, make
+from symkern.experiments.sann.vector_models import MODELS, Prepared, VectorModel, grid, make
 from symkern.models import EGNN, DimeNetPlusPlus, PaiNN, SchNet
 from symkern.models.vector_outputs import (
     ChargeDipoles,

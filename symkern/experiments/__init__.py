@@ -18,15 +18,15 @@ from typing import Any
 
 # name of the experiment -> the module whose run() does it
 NAMES = {
-    "asan-table1": "symkern.experiments.asan_table1",
-    "asan-table2": "symkern.experiments.asan_table2",
-    "asan-table3": "symkern.experiments.asan_table3",
-    "sann-table1": "symkern.experiments.sann_table1",
-    "sann-table2": "symkern.experiments.sann_table2",
-    "sann-table3": "symkern.experiments.sann_table3",
-    "sann-table4": "symkern.experiments.sann_table4",
-    "sann-table7": "symkern.experiments.sann_table7",
-    "qm9-dipole": "symkern.experiments.qm9_dipole",
+    "asan-table1": "symkern.experiments.asan.table1",
+    "asan-table2": "symkern.experiments.asan.table2",
+    "asan-table3": "symkern.experiments.asan.table3",
+    "sann-table1": "symkern.experiments.sann.table1",
+    "sann-table2": "symkern.experiments.sann.table2",
+    "sann-table3": "symkern.experiments.sann.table3",
+    "sann-table4": "symkern.experiments.sann.table4",
+    "sann-table7": "symkern.experiments.sann.table7",
+    "qm9-dipole": "symkern.experiments.sann.qm9_dipole",
     "rmd17-ethanol": "symkern.experiments.rmd17",
 }
 

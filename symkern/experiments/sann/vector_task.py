@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from symkern.data.augment import turn
-from symkern.experiments.turning import rotations
-from symkern.experiments.vector_metrics import measure
+from symkern.experiments.sann.turning import rotations
+from symkern.experiments.sann.vector_metrics import measure
 from symkern.ops.stabilizers import stabilizers
 from symkern.ops.symmetric_action import Kind
 from symkern.stabilizer import Stabilizers

@@ -12,8 +12,8 @@ from itertools import pairwise, product
 import torch
 from torch import Tensor
 
-from symkern.experiments.vector_metrics import measure
-from symkern.experiments.vector_task import VectorTask
+from symkern.experiments.sann.vector_metrics import measure
+from symkern.experiments.sann.vector_task import VectorTask
 from symkern.stabilizer import Stabilizers
 
 LARGEST = 6  # atoms: 6^6 assignments

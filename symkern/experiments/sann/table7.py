@@ -1,7 +1,7 @@
 """Tensor-valued and vector-valued PaiNN on the vibrations of water: Table 7 of the paper on symmetry breaking and SANN.
 
 Tensor-valued: PaiNN's gated equivariant output. Vector-valued: the gradient of one invariant with respect to the
-positions. Tasks, protocol, metrics and what the paper leaves open are those of `symkern.experiments.sann_table2`, with
+positions. Tasks, protocol, metrics and what the paper leaves open are those of `symkern.experiments.sann.table2`, with
 which the runs of the tensor-valued models are shared.
 """
 
@@ -12,17 +12,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from symkern.experiments import record, sann_table2, vector_table
-from symkern.experiments.sann_table2 import TABLE, published
-from symkern.experiments.vector_table import find
-from symkern.experiments.water_modes import MODES
+from symkern.experiments import record
+from symkern.experiments.sann import table2, vector_table
+from symkern.experiments.sann.table2 import TABLE, published
+from symkern.experiments.sann.vector_table import find
+from symkern.experiments.sann.water_modes import MODES
 
 SOURCE = "Table 7 of Learning Molecular Symmetry Breaking via Symmetry-Adapted Neural Networks"
 # mean and spread of SBCD over ten folds: symmetric, bending, asymmetric
 PUBLISHED = {
-    "PaiNN": sann_table2.PUBLISHED["PaiNN"],
-    "PaiNN+Noise": sann_table2.PUBLISHED["PaiNN+Noise"],
-    "PaiNN+MLP": sann_table2.PUBLISHED["PaiNN+MLP"],
+    "PaiNN": table2.PUBLISHED["PaiNN"],
+    "PaiNN+Noise": table2.PUBLISHED["PaiNN+Noise"],
+    "PaiNN+MLP": table2.PUBLISHED["PaiNN+MLP"],
     "PaiNN (vector)": ((3.470, 1.300), (7.381, 0.000), (11.19, 14.51)),
     "PaiNN (vector)+Noise": ((6.782, 0.920), (9.017, 5.855), (22.13, 16.86)),
     "PaiNN (vector)+MLP": ((6.240, 2.260), (10.28, 4.690), (4.826, 1.170)),
@@ -77,4 +78,4 @@ def findings(rows: Sequence[record.Row]) -> list[str]:
         "Both outputs are equivariant, so neither can give the asymmetric mode: what sets tensor and vector apart is "
         "not whether symmetry can be broken."
     )
-    return [*lines, sann_table2.gradients(rows), *vector_table.compared(rows)]
+    return [*lines, table2.gradients(rows), *vector_table.compared(rows)]

@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 
-from symkern.experiments import asan_data, cells, plots, record
-from symkern.experiments import asan_models as models
-from symkern.experiments.asan_models import EV, NETWORKS
+from symkern.experiments import cells, plots, record
+from symkern.experiments.asan import models, qm9
+from symkern.experiments.asan.models import EV, NETWORKS
 from symkern.experiments.cells import Cell
 from symkern.nn.basic import check_positive
 
@@ -59,7 +59,7 @@ def run(
     """Train and judge every row on both splits; write ``out/asan-table1.json`` and a plot.
 
     Args:
-        data: archives of QM9 or their folder, see `symkern.experiments.asan_data`; SYMKERN_DATA by default.
+        data: archives of QM9 or their folder, see `symkern.experiments.asan.qm9`; SYMKERN_DATA by default.
         quick: 6 epochs of the first fold.
         seeds: how many times five folds; 1 by default. A seed decides folds, weights, order and rotations.
 
@@ -69,10 +69,10 @@ def run(
     seeds = 1 if seeds is None else seeds
     check_positive(seeds=seeds)
     source = None if data is None else str(data)
-    asan_data.available(source)
+    qm9.available(source)
     todo = [
         cell(model, split, fold, seed, source, quick=quick, device=device)
-        for split in asan_data.SPLITS
+        for split in qm9.SPLITS
         for model in MODELS
         for seed in range(seeds)
         for fold in folds(quick)
@@ -81,7 +81,7 @@ def run(
     results = cells.run(todo, out / "cells" / name, workers=workers, progress=progress, label=NAME)
     grouped = {
         (split, model): [results[c.key] for c in todo if c.key.startswith(f"{split}/{model}/")]
-        for split in asan_data.SPLITS
+        for split in qm9.SPLITS
         for model in MODELS
     }
     rows = [row for split, model in grouped for row in _rows(model, split, grouped[split, model], full=not quick)]
@@ -142,9 +142,9 @@ def _settings(
     data: str | None, quick: bool, seeds: int, grouped: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
 ) -> dict[str, Any]:
     labels = {}
-    for split in asan_data.SPLITS:
-        train, test = asan_data.split(data, split)
-        y = train.per_structure[asan_data.TARGET]
+    for split in qm9.SPLITS:
+        train, test = qm9.split(data, split)
+        y = train.per_structure[qm9.TARGET]
         labels[split] = {
             "train": len(train),
             "test": len(test),
@@ -161,7 +161,7 @@ def _settings(
         "augmentation": "every training molecule turned anew in each epoch, uniform in SO(3)",
         "test": "held-out molecules, as they lie in QM9; mae_turned_ha: in 64 random orientations each",
         "labels": labels,
-        "split": asan_data.stored(),
+        "split": qm9.stored(),
         "notes": (__doc__ or "").strip().splitlines(),
         "findings": findings(grouped),
         "threads": torch.get_num_threads(),

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from symkern.experiments.vector_metrics import METRICS, means
-from symkern.experiments.vector_models import Prepared, VectorModel
-from symkern.experiments.vector_task import VectorTask
+from symkern.experiments.sann.vector_metrics import METRICS, means
+from symkern.experiments.sann.vector_models import Prepared, VectorModel
+from symkern.experiments.sann.vector_task import VectorTask
 from symkern.models.vector_outputs import Noisy
 from symkern.nn.basic import check_positive
 

@@ -26,7 +26,7 @@ from symkern.data import DataError, Dataset
 from symkern.data.selection import parts
 from symkern.stabilizer import Stabilizers
 
-STAND_IN = Path(__file__).parent / "data" / "qm7x_stand_in.npz"
+STAND_IN = Path(__file__).parents[1] / "data" / "qm7x_stand_in.npz"
 VECTORS = "hVDIP"
 KEYS = ("atNUM", "atXYZ", VECTORS)
 MAX_HEAVY = 5

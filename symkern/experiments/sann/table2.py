@@ -1,7 +1,8 @@
 """Vibrations of water: Table 2 of the paper on symmetry breaking and SANN.
 
-Displacement vectors of the three normal modes of water, each a task of its own (`symkern.experiments.water_modes`). The
-asymmetric one has a lower symmetry than the molecule: no equivariant model can predict it.
+Displacement vectors of the three normal modes of water, each a task of its own
+(`symkern.experiments.sann.water_modes`). The asymmetric one has a lower symmetry than the molecule: no equivariant
+model can predict it.
 
 What the paper does not say, and what is done here:
 - the length of the displacements: those of a molecule have norm 1.
@@ -10,7 +11,7 @@ What the paper does not say, and what is done here:
   are of models trained with `symmetric_mse`, the others of those trained with SBCD. "matched-turned" is of the same
   molecules, turned at random after training: it tells who has learnt the task from who has learnt coordinates.
 - the schedule, batches, weight decay and the search of grids: half a cosine; both molecules in one; 0.01; see
-  `symkern.experiments.vector_table`.
+  `symkern.experiments.sann.vector_table`.
 - folds: with training, validation and test set the same, one is a seed of the weights and of the molecules' rotations.
 - whether models with noise are tested with it: they are, by the mean of several draws, since without it they are
   equivariant again; errors without noise are in "without_noise" of their rows.
@@ -26,11 +27,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from symkern.experiments import record, vector_table
-from symkern.experiments.vector_floors import descend
-from symkern.experiments.vector_metrics import measure
-from symkern.experiments.vector_table import Table, bound, find
-from symkern.experiments.water_modes import MODES, water_modes
+from symkern.experiments import record
+from symkern.experiments.sann import vector_table
+from symkern.experiments.sann.vector_floors import descend
+from symkern.experiments.sann.vector_metrics import measure
+from symkern.experiments.sann.vector_table import Table, bound, find
+from symkern.experiments.sann.water_modes import MODES, water_modes
 
 SOURCE = "Table 2 of Learning Molecular Symmetry Breaking via Symmetry-Adapted Neural Networks"
 # mean and spread of SBCD over ten folds: symmetric, bending, asymmetric

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import symkern as sk
 from symkern.data import Dataset
-from symkern.experiments.vector_models import VectorModel
+from symkern.experiments.sann.vector_models import VectorModel
 from symkern.nn.basic import check_positive
 from symkern.stabilizer import Stabilizers
 

@@ -18,13 +18,14 @@ from typing import Any
 
 import torch
 
-from symkern.experiments import cells, plots, record, vector_models
-from symkern.experiments.squares import squares
-from symkern.experiments.vector_floors import equivariant_floor
-from symkern.experiments.vector_metrics import means
-from symkern.experiments.vector_task import VectorTask
-from symkern.experiments.vector_training import DRAWS, Recipe, fit
-from symkern.experiments.water_modes import water_modes
+from symkern.experiments import cells, plots, record
+from symkern.experiments.sann import vector_models
+from symkern.experiments.sann.squares import squares
+from symkern.experiments.sann.vector_floors import equivariant_floor
+from symkern.experiments.sann.vector_metrics import means
+from symkern.experiments.sann.vector_task import VectorTask
+from symkern.experiments.sann.vector_training import DRAWS, Recipe, fit
+from symkern.experiments.sann.water_modes import water_modes
 from symkern.nn.basic import check_positive
 
 SEEDS = 10

@@ -24,7 +24,7 @@ import torch
 
 from symkern.data import Dataset, find
 
-STORED = Path(__file__).with_name("data") / "asan_qm9.json"
+STORED = Path(__file__).parents[1] / "data" / "asan_qm9.json"
 SPLITS = ("leak-free", "leaky")
 TARGET = "gap"
 MAX_ATOMS = 15

@@ -14,11 +14,11 @@ What the paper does not say, and what is done here:
   "failures".
 - the unit, taken to be Å, and which part of QM9: here what the data holds, or a sample of it, in file precision.
 
-ASUN is written after its description (`symkern.experiments.asun`). On QM9 it is exact to rounding, unlike the paper's
-(0.02826 Å at rank 3), whose code and settings are not known: here all that is compared is first rounded to the
+ASUN is written after its description (`symkern.experiments.sann.asun`). On QM9 it is exact to rounding, unlike the
+paper's (0.02826 Å at rank 3), whose code and settings are not known: here all that is compared is first rounded to the
 tolerance, and only a sample of rank 3 is tried, which can miss rare break-downs, such as 2 of 73 molecules in G2.
-"ASUN+" is the paper's own version, whose changes it
-does not describe: the row of that name has its figures beside those of `symkern.canonicalize`. AE is only quoted.
+"ASUN+" is the paper's own version, whose changes it does not describe: the row of that name has its figures beside
+those of `symkern.canonicalize`. AE is only quoted.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from torch import Tensor
 import symkern as sk
 from symkern.data import find
 from symkern.experiments import record
-from symkern.experiments.asun import asun_frame
-from symkern.experiments.pca import pca_frame
+from symkern.experiments.sann.asun import asun_frame
+from symkern.experiments.sann.pca import pca_frame
 from symkern.nn.basic import check_positive
 from symkern.ops.canonical_frames import canonicalize
 

@@ -24,10 +24,10 @@ import torch
 
 from symkern import Normalized
 from symkern.data.augment import random_rotations
-from symkern.experiments import asan_data, asan_table1, cells, plots, record
-from symkern.experiments import asan_models as models
-from symkern.experiments.asan_models import EV, NETWORKS
-from symkern.experiments.asan_table1 import SECTIONS, TASKS, folds
+from symkern.experiments import cells, plots, record
+from symkern.experiments.asan import models, qm9, table1
+from symkern.experiments.asan.models import EV, NETWORKS
+from symkern.experiments.asan.table1 import SECTIONS, TASKS, folds
 from symkern.experiments.cells import Cell
 from symkern.nn.basic import check_positive
 from symkern.training.order import derived_seed
@@ -64,7 +64,7 @@ def run(
     seeds = 1 if seeds is None else seeds
     check_positive(seeds=seeds)
     source = None if data is None else str(data)
-    asan_data.available(source)
+    qm9.available(source)
     kinds = [(reading, ablation) for reading in READINGS for ablation in ABLATIONS]
     kinds += [("CoordinateMLP", ablation) for ablation in (FULL, "No Augmentation")]
     todo = {
@@ -73,7 +73,7 @@ def run(
             for seed in range(seeds)
             for fold in folds(quick)
         ]
-        for split in asan_data.SPLITS
+        for split in qm9.SPLITS
         for network, ablation in kinds
     }
     gradients = {r: Cell(f"gradient/{r}", angle_gradient, {"pooling": r, "data": source}) for r in READINGS}
@@ -82,7 +82,7 @@ def run(
     own = [cell for (_, _, ablation), group in todo.items() if ablation != FULL for cell in group]
     suffix = "-quick" if quick else ""
     options: dict[str, Any] = {"workers": workers, "progress": progress, "label": NAME}
-    of_table1 = cells.run(shared, out / "cells" / f"{asan_table1.NAME}{suffix}", **options)
+    of_table1 = cells.run(shared, out / "cells" / f"{table1.NAME}{suffix}", **options)
     results = cells.run([*gradients.values(), *own], out / "cells" / f"{NAME}{suffix}", **options)
     found = {**of_table1, **results}
     grouped = {kind: [found[cell.key] for cell in group] for kind, group in todo.items()}
@@ -114,18 +114,18 @@ def angle_gradient(pooling: str, data: str | None) -> dict[str, Any]:
         root mean square; "mean_turned": of their mean, which for independent gradients of mean 0 would be "turned"
         / 16; "weights": in the first layer's weights, as stored, for comparison.
     """
-    train, _ = asan_data.split(data, "leak-free")
+    train, _ = qm9.split(data, "leak-free")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed("asan gradient"))
-        module = Normalized.fit(NETWORKS[pooling].make(5), train, asan_data.TARGET).double().eval()
+        module = Normalized.fit(NETWORKS[pooling].make(5), train, qm9.TARGET).double().eval()
         network = module.model
         torch.nn.init.normal_(network.rotation.theta)  # type: ignore[union-attr, arg-type]
     theta, weight = network.rotation.theta, network.regressor[0].weight  # type: ignore[union-attr, index]
-    batch = train.loader(None, dtype=torch.float64, targets=[asan_data.TARGET]).collate(torch.arange(len(train)))
+    batch = train.loader(None, dtype=torch.float64, targets=[qm9.TARGET]).collate(torch.arange(len(train)))
 
     def gradients(turn: torch.Tensor) -> tuple[torch.Tensor, ...]:
         predicted = module(batch.z, batch.pos @ turn, batch.batch).flatten() / module.std
-        loss = (predicted - batch.targets[asan_data.TARGET] / module.std).square().mean()
+        loss = (predicted - batch.targets[qm9.TARGET] / module.std).square().mean()
         return torch.autograd.grad(loss, [theta, weight])
 
     turns = torch.from_numpy(
@@ -145,7 +145,7 @@ def _cell(
     network: str, ablation: str, split: str, fold: int, seed: int, data: str | None, *, quick: bool, device: str
 ) -> Cell:
     """The cell of Table 1, changed."""
-    plain = asan_table1.cell(network, split, fold, seed, data, quick=quick, device=device)
+    plain = table1.cell(network, split, fold, seed, data, quick=quick, device=device)
     if ablation == FULL:
         return plain
     key = f"{split}/{network}/{ablation}/{seed}-{fold}"

@@ -1,7 +1,7 @@
 """Hirshfeld dipole vectors of small molecules: Table 3 of the paper on symmetry breaking and SANN.
 
 Structures of QM7-X whose vectors have a lower symmetry than the positions, and all others of the same molecules
-(`symkern.experiments.qm7x`). The published files are used where `data` has them, elsewhere the stand-in that is
+(`symkern.experiments.sann.qm7x`). The published files are used where `data` has them, elsewhere the stand-in that is
 shipped: then the paper's figures stand beside those of another data set, and only their order can be compared.
 
 What the paper does not say, and what is done here:
@@ -37,11 +37,12 @@ import torch
 
 import symkern as sk
 from symkern.data import Dataset
-from symkern.experiments import batched_training, broken_structures, cells, plots, qm7x, record, vector_models
-from symkern.experiments.batched_training import Batch, Recipe
-from symkern.experiments.qm7x import VECTORS
-from symkern.experiments.turning import turned
-from symkern.experiments.vector_metrics import METRICS, means, measure
+from symkern.experiments import cells, plots, record
+from symkern.experiments.sann import batched_training, broken_structures, qm7x, vector_models
+from symkern.experiments.sann.batched_training import Batch, Recipe
+from symkern.experiments.sann.qm7x import VECTORS
+from symkern.experiments.sann.turning import turned
+from symkern.experiments.sann.vector_metrics import METRICS, means, measure
 from symkern.nn.basic import check_positive
 
 NAME = "sann-table3"

@@ -6,8 +6,8 @@ import math
 
 import torch
 
-from symkern.experiments.turning import rotations
-from symkern.experiments.vector_task import VectorTask
+from symkern.experiments.sann.turning import rotations
+from symkern.experiments.sann.vector_task import VectorTask
 from symkern.ops.stabilizers import stabilizers
 
 BOND = 0.9575  # Å

@@ -1,13 +1,13 @@
 """Spontaneous symmetry breaking: Table 1 of the paper on symmetry breaking and SANN.
 
-Two identical squares, one of which is to become a tall and one a wide rectangle (`symkern.experiments.squares`).
+Two identical squares, one of which is to become a tall and one a wide rectangle (`symkern.experiments.sann.squares`).
 
 What the paper does not say, and what is done here:
 - the size of the rectangles: two that agree with its 0.250 for the undeformed square. The second, "stretch", is in a
   file of its own, and grids are not searched for it.
 - how a model moves the corners: to their positions plus the vectors that it predicts.
 - the schedule, batches, weight decay and the search of grids: half a cosine; both squares in one; 0.01; see
-  `symkern.experiments.vector_table`.
+  `symkern.experiments.sann.vector_table`.
 - whether models with noise are tested with it: they are, by the mean of several draws, since without it they are
   equivariant again; errors without noise are in "without_noise" of their rows.
 
@@ -26,11 +26,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from symkern.experiments import record, vector_table
-from symkern.experiments.squares import HALF_SIDES, squares
-from symkern.experiments.vector_floors import single_output_floor
-from symkern.experiments.vector_metrics import means
-from symkern.experiments.vector_table import Table, bound, find
+from symkern.experiments import record
+from symkern.experiments.sann import vector_table
+from symkern.experiments.sann.squares import HALF_SIDES, squares
+from symkern.experiments.sann.vector_floors import single_output_floor
+from symkern.experiments.sann.vector_metrics import means
+from symkern.experiments.sann.vector_table import Table, bound, find
 
 SOURCE = "Table 1 of Learning Molecular Symmetry Breaking via Symmetry-Adapted Neural Networks"
 # mean over ten folds of the test error of models trained with CD, with SBCD

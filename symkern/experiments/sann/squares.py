@@ -13,7 +13,7 @@ import math
 
 import torch
 
-from symkern.experiments.vector_task import VectorTask
+from symkern.experiments.sann.vector_task import VectorTask
 from symkern.ops.stabilizers import stabilizers
 
 _D = math.sqrt(2) / 8

@@ -26,9 +26,10 @@ import torch
 from torch import Tensor
 
 from symkern.data import Dataset, find
-from symkern.experiments import batched_training, cells, plots, record, vector_models
-from symkern.experiments.batched_training import Batch, Recipe
-from symkern.experiments.turning import turned
+from symkern.experiments import cells, plots, record
+from symkern.experiments.sann import batched_training, vector_models
+from symkern.experiments.sann.batched_training import Batch, Recipe
+from symkern.experiments.sann.turning import turned
 from symkern.nn.basic import check_positive
 
 NAME = "qm9-dipole"

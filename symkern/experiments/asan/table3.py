@@ -21,8 +21,9 @@ import torch
 
 from symkern import Normalized, training
 from symkern.data import Dataset
-from symkern.experiments import asan_data, cells, plots, record
-from symkern.experiments.asan_models import NETWORKS, settings
+from symkern.experiments import cells, plots, record
+from symkern.experiments.asan import qm9
+from symkern.experiments.asan.models import NETWORKS, settings
 from symkern.experiments.cells import Cell
 from symkern.nn.basic import check_positive
 from symkern.training.order import epoch_order, split
@@ -54,7 +55,7 @@ def run(
     """Time an epoch of every network; write ``out/asan-table3.json`` and a plot.
 
     Args:
-        data: archives of QM9 or their folder, see `symkern.experiments.asan_data`; SYMKERN_DATA by default.
+        data: archives of QM9 or their folder, see `symkern.experiments.asan.qm9`; SYMKERN_DATA by default.
         quick: 2 rounds instead of 9.
         seeds: how many rounds.
         workers: as every experiment has; times are taken in one process, one after the other.
@@ -65,7 +66,7 @@ def run(
     rounds = (2 if quick else ROUNDS) if seeds is None else seeds
     check_positive(seeds=rounds, workers=workers)
     source = None if data is None else str(data)
-    asan_data.available(source)
+    qm9.available(source)
     name = f"{NAME}-quick" if quick else NAME
     cell = Cell("times", times, {"data": source, "rounds": rounds, "device": device})
     results = cells.run([cell], out / "cells" / name, workers=1, progress=progress, label=NAME)
@@ -92,7 +93,7 @@ def run(
 
 def times(data: str | None, rounds: int, device: str) -> dict[str, Any]:
     """Seconds of each round, {model: {"epoch": [...], "steps": [...]}}, and numbers of parameters."""
-    train, _ = asan_data.split(data, "leak-free")
+    train, _ = qm9.split(data, "leak-free")
     trainers = {model: _Trainer(model, train, device) for model in NETWORKS}
     for trainer in trainers.values():
         trainer.epoch(0)  # warm
@@ -118,10 +119,10 @@ class _Trainer:
     def __init__(self, model: str, train: Dataset, device: str) -> None:
         network = NETWORKS[model]
         torch.manual_seed(0)
-        self.module = Normalized.fit(network.make(5), train, asan_data.TARGET).to(device).train()
-        self.source = train.loader(network.cutoff, targets=[asan_data.TARGET]).augmented()
+        self.module = Normalized.fit(network.make(5), train, qm9.TARGET).to(device).train()
+        self.source = train.loader(network.cutoff, targets=[qm9.TARGET]).augmented()
         self.optimizer = torch.optim.Adam(self.module.parameters(), lr=settings(0).learning_rate)
-        self.task = training.Property(asan_data.TARGET)
+        self.task = training.Property(qm9.TARGET)
         self.device = torch.device(device)
 
     def epoch(self, number: int) -> tuple[float, float]:
@@ -133,7 +134,7 @@ class _Trainer:
         for index in split(order, settings(0).batch_size, drop_last=True):
             batch = self.source.collate(index).to(self.device)
             before = self._now()
-            total, count = self.task(self.module, batch)[f"{asan_data.TARGET}_mse"]
+            total, count = self.task(self.module, batch)[f"{qm9.TARGET}_mse"]
             self.optimizer.zero_grad()
             (total / count).backward()
             self.optimizer.step()

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from symkern import Normalized, training
 from symkern.data import Batch, Dataset
-from symkern.experiments import asan_data
-from symkern.experiments.asan_data import TARGET
-from symkern.experiments.pair_histograms import pair_histograms
+from symkern.experiments.asan import qm9
+from symkern.experiments.asan.pair_histograms import pair_histograms
+from symkern.experiments.asan.qm9 import TARGET
 from symkern.models import ASAN, EGNN, CoordinateMLP, InvariantMLP, SchNet
 from symkern.training.order import derived_seed
 from symkern.units import ENERGY_IN_EV
@@ -78,7 +78,7 @@ def settings(seed: int, epochs: int = EPOCHS) -> training.Settings:
 
 def parts(data: str | None, split: str, fold: int, seed: int) -> tuple[Dataset, Dataset, Dataset]:
     """Molecules to train on, those of the validation fold, and the test set."""
-    whole, test = asan_data.split(data, split)
+    whole, test = qm9.split(data, split)
     chosen, held = training.k_folds(len(whole), FOLDS, seed)[fold]
     return whole.subset(chosen), whole.subset(held), test
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from symkern.data import Dataset
-from symkern.experiments import qm7x, record
+from symkern.experiments import record
+from symkern.experiments.sann import qm7x
 
 COUNTED = (225, 255)  # structures of the paper's selection, by its section 6.3 and by its appendix C.2
 SECTION = "broken structures"
