@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -232,6 +234,16 @@ def test_config_rebuilds_the_model(model: nn.Module, molecules: dict[str, Tensor
     again = type(model)(**model.config).double()
     again.load_state_dict(model.state_dict())
     assert torch.equal(again(**molecules), model(**molecules))
+
+
+def test_config_holds_all_arguments_as_plain_values() -> None:
+    model = EGNN(np.int64(2), hidden=8, cutoff=np.float64(4), elements=np.array([1, 8]))
+    assert json.loads(json.dumps(model.config)) == model.config
+    assert set(model.config) == set(inspect.signature(EGNN).parameters)
+    given = {"out": 2, "hidden": 8, "cutoff": 4.0, "elements": [1, 8]}
+    assert given.items() <= model.config.items()
+    with pytest.raises(TypeError, match=r"EGNN.__init__\(\) got an unexpected keyword argument 'width'"):
+        EGNN(width=8)
 
 
 def test_bad_input(model: nn.Module, molecules: dict[str, Tensor]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -104,3 +105,17 @@ def _require(condition: object, values: Tensor, message: object) -> None:
         )
     elif not bool(holds):
         raise ValueError(message())  # type: ignore[operator]
+
+
+def known_elements(elements: Sequence[int] | None, largest_z: int) -> Tensor:
+    """(largest_z + 1,) bool: whether a model accepts each atomic number; None stands for all.
+
+    Raises:
+        ValueError: numbers that are not different or not in 1 .. `largest_z`, or none at all.
+    """
+    known = torch.zeros(largest_z + 1, dtype=torch.bool)
+    numbers = list(range(1, largest_z + 1)) if elements is None else [int(number) for number in elements]
+    if not numbers or not all(1 <= number <= largest_z for number in numbers) or len(set(numbers)) != len(numbers):
+        raise ValueError(f"elements must be different atomic numbers in 1 .. {largest_z}, got {numbers}")
+    known[numbers] = True
+    return known

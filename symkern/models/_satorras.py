@@ -59,8 +59,9 @@ def read(state: Mapping[str, Tensor], elements: Sequence[int], features: Tensor 
     return Found(config, weight.dtype, table, nn.functional.linear(table, weight, bias), parameters)
 
 
-def load(model: nn.Module, parameters: Mapping[str, Tensor]) -> None:
-    """Copy `parameters` into `model`, all of them and nothing else besides its tables of elements."""
+def load(model: nn.Module, found: Found, elements: Sequence[int]) -> None:
+    """Copy what was found into `model`: all parameters and nothing else, and the tables of `elements`."""
+    parameters = found.parameters
     own = dict(model.named_parameters())
     expected = {key for key in own if not key.startswith(("embedding.", "attributes."))}
     problems = [f"missing {_theirs(key, parameters)}" for key in sorted(expected - parameters.keys())]
@@ -76,6 +77,9 @@ def load(model: nn.Module, parameters: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for key in expected:
             own[key].copy_(parameters[key])
+        own["embedding.weight"].zero_()[list(elements)] = found.embedded
+        if "attributes.weight" in own:
+            own["attributes.weight"].zero_()[list(elements)] = found.features
 
 
 def _ours(key: str) -> str:

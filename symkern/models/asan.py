@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from symkern.models._config import keeps_config
 from symkern.models._dense import LARGEST_Z, centered, check_molecules, molecules_of, padded, regressor
 from symkern.models._graph import graph_of
 from symkern.neighbors import Neighbors
@@ -55,6 +56,9 @@ class ASAN(nn.Module):
         ValueError: a setting out of range, or one that the variant does not use.
     """
 
+    config: dict[str, Any]
+
+    @keeps_config
     def __init__(
         self,
         out: int = 1,
@@ -75,18 +79,6 @@ class ASAN(nn.Module):
             raise ValueError(f"pooling is a setting of variant='paper', got {pooling!r} for {variant!r}")
         pooling = pooling or "outer"
         check_choice("pooling", pooling, tuple(POOLED))
-        self.config: dict[str, Any] = {
-            "out": out,
-            "variant": variant,
-            "pooling": pooling if variant == "paper" else None,
-            "num_angles": num_angles,
-            "hidden": list(hidden),
-            "dropout": dropout,
-            "features": features,
-            "channels": channels,
-            "num_basis": num_basis,
-            "cutoff": cutoff,
-        }
         self.variant, self.pooling = variant, pooling
         self.cutoff = float(cutoff) if variant == "masked" else None
         if variant == "released":

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from symkern.models._config import keeps_config
 from symkern.models._dense import centered, molecules_of, padded, regressor
 from symkern.neighbors import Neighbors
 from symkern.nn.basic import check_positive
@@ -27,12 +28,14 @@ class CoordinateMLP(nn.Module):
         ValueError: a setting out of range.
     """
 
+    config: dict[str, Any]
+
+    @keeps_config
     def __init__(
         self, out: int = 1, *, max_atoms: int = 15, hidden: Sequence[int] = (128, 64), dropout: float = 0.2
     ) -> None:
         super().__init__()
         check_positive(max_atoms=max_atoms)
-        self.config: dict[str, Any] = {"out": out, "max_atoms": max_atoms, "hidden": list(hidden), "dropout": dropout}
         self.max_atoms = max_atoms
         self.regressor = regressor(3 * max_atoms, out, hidden, dropout)
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from symkern.models._config import keeps_config
 from symkern.models._graph import graph_of
 from symkern.neighbors import Neighbors
 from symkern.nn.basic import check_choice, check_positive
@@ -58,6 +59,9 @@ class DimeNetPlusPlus(nn.Module):
         ValueError: a setting out of range.
     """
 
+    config: dict[str, Any]
+
+    @keeps_config
     def __init__(
         self,
         out: int = 1,
@@ -77,22 +81,6 @@ class DimeNetPlusPlus(nn.Module):
         output_initializer: str = "zeros",
     ) -> None:
         super().__init__()
-        self.config: dict[str, Any] = {
-            "out": out,
-            "hidden": hidden,
-            "num_blocks": num_blocks,
-            "int_emb_size": int_emb_size,
-            "basis_emb_size": basis_emb_size,
-            "out_emb_channels": out_emb_channels,
-            "num_spherical": num_spherical,
-            "num_radial": num_radial,
-            "cutoff": float(cutoff),
-            "envelope_exponent": envelope_exponent,
-            "num_before_skip": num_before_skip,
-            "num_after_skip": num_after_skip,
-            "num_output_layers": num_output_layers,
-            "output_initializer": output_initializer,
-        }
         check_choice("output_initializer", output_initializer, ("zeros", "glorot_orthogonal"))
         may_be_zero = ("envelope_exponent", "num_before_skip", "num_after_skip", "num_output_layers")
         for name in may_be_zero:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from symkern.models import _satorras
-from symkern.models._graph import _require, complete_graph, graph_of
+from symkern.models._config import keeps_config
+from symkern.models._graph import _require, complete_graph, graph_of, known_elements
 from symkern.neighbors import Neighbors
 from symkern.nn.basic import check_choice, check_positive, mlp
 from symkern.nn.egnn import EGNNLayer
@@ -20,6 +21,8 @@ from symkern.ops.safe_norm import safe_norm
 from symkern.ops.segment_sum import segment_mean, segment_sum
 
 _LARGEST_Z = 99
+# settings that layers take over as they are
+_SHARED = ("attention", "normalize", "tanh", "aggregation", "update_coordinates", "velocity", "residual", "node_attr")
 
 
 class EGNN(nn.Module):
@@ -53,6 +56,9 @@ class EGNN(nn.Module):
         ValueError: a setting out of range.
     """
 
+    config: dict[str, Any]
+
+    @keeps_config
     def __init__(
         self,
         out: int = 1,
@@ -84,37 +90,13 @@ class EGNN(nn.Module):
             raise ValueError("num_basis needs a cutoff, which the radial basis ends at")
         check_choice("decoder", decoder, ("mlp", "linear", "structure"))
         check_choice("readout", readout, ("sum", "mean"))
-        layer_options: dict[str, Any] = {
-            "edge_attr": edge_attr,
-            "attention": attention,
-            "normalize": normalize,
-            "tanh": tanh,
-            "aggregation": aggregation,
-            "update_coordinates": update_coordinates,
-            "velocity": velocity,
-            "residual": residual,
-            "node_attr": node_attr,
-        }
-        self.config: dict[str, Any] = {
-            "out": out,
-            "hidden": hidden,
-            "num_layers": num_layers,
-            "cutoff": cutoff,
-            "smooth": smooth,
-            "num_basis": num_basis,
-            "kind": kind,
-            **layer_options,
-            "decoder": decoder,
-            "readout": readout,
-            "elements": None if elements is None else [int(number) for number in elements],
-        }
         self.cutoff, self.smooth, self.readout = math.inf if cutoff is None else float(cutoff), smooth, readout
-        self.register_buffer("_known", _known(elements), persistent=False)
+        self.register_buffer("_known", known_elements(elements, _LARGEST_Z), persistent=False)
         self.embedding = nn.Embedding(_LARGEST_Z + 1, hidden, padding_idx=0)
         self.attributes = nn.Embedding(_LARGEST_Z + 1, node_attr, padding_idx=0) if node_attr else None
         self.basis = RadialBasis(num_basis, float(cutoff), kind=kind, envelope="none") if num_basis and cutoff else None
-        layer_options["edge_attr"] += num_basis
-        self.layers = nn.ModuleList(EGNNLayer(hidden, **layer_options) for _ in range(num_layers))
+        options = {name: self.config[name] for name in _SHARED} | {"edge_attr": edge_attr + num_basis}
+        self.layers = nn.ModuleList(EGNNLayer(hidden, **options) for _ in range(num_layers))
         if decoder == "structure":
             self.node_dec: nn.Module = mlp([hidden, hidden, hidden], nn.SiLU)
             self.graph_dec: nn.Module = mlp([hidden, hidden, out], nn.SiLU)
@@ -151,9 +133,8 @@ class EGNN(nn.Module):
         Raises:
             TypeError, ValueError: arguments that do not fit, an atomic number that the model does not know.
         """
-        nb_, weight, attributes = self._graph(z, pos, batch, cell, pbc, nb, edge_attr)
-        h, _ = self._layers(z, pos, cell, nb_, weight, attributes, v, coordinates=False)
-        pooled = (segment_sum if self.readout == "sum" else segment_mean)(self.node_dec(h).to(h.dtype), nb_.ptr)
+        h, _, graph = self._run(z, pos, batch, cell, pbc, nb, edge_attr, v, coordinates=False)
+        pooled = (segment_sum if self.readout == "sum" else segment_mean)(self.node_dec(h).to(h.dtype), graph.ptr)
         out: Tensor = self.graph_dec(pooled).to(pos.dtype)
         return out
 
@@ -174,10 +155,10 @@ class EGNN(nn.Module):
         Returns:
             h (N, hidden), invariant; x (N, 3) Å. ``x - pos`` is a predicted vector per atom.
         """
-        nb_, weight, attributes = self._graph(z, pos, batch, cell, pbc, nb, edge_attr)
-        return self._layers(z, pos, cell, nb_, weight, attributes, v)
+        h, x, _ = self._run(z, pos, batch, cell, pbc, nb, edge_attr, v, coordinates=True)
+        return h, x
 
-    def _graph(
+    def _run(
         self,
         z: Tensor,
         pos: Tensor,
@@ -186,46 +167,33 @@ class EGNN(nn.Module):
         pbc: Tensor | None,
         nb: Neighbors | None,
         edge_attr: Tensor | None,
-    ) -> tuple[Neighbors, Tensor | None, Tensor | None]:
-        """The graph, the weights of its edges (None where all are 1) and their attributes (None if there are none)."""
+        v: Tensor | None,
+        *,
+        coordinates: bool,
+    ) -> tuple[Tensor, Tensor, Neighbors]:
+        """h, x and the graph; `coordinates`: whether those after the last layer are used."""
         if edge_attr is not None and nb is None:
             raise ValueError("nb must be given with edge_attr: they follow the order of its edges")
-        given = nb is not None
+        # a list of our own holds no pairs beyond the cutoff
+        weighted = self.cutoff != math.inf and (self.smooth or nb is not None)
         if nb is None and self.cutoff == math.inf:
             nb = complete_graph(z, batch, cell, pbc)
         nb = graph_of(z, pos, batch, cell, pbc, nb, self.cutoff, _LARGEST_Z, self.embedding.weight.dtype)
         known = self.get_buffer("_known")
         _require(lambda: known[z].all(), z, lambda: f"z must hold only the elements {self.config['elements']}")
-        weighted = self.cutoff != math.inf and (self.smooth or given)
-        if not weighted and self.basis is None:
-            return nb, None, edge_attr
-        d = safe_norm(edge_vectors(pos, nb, cell))
-        if self.basis is not None:
-            expanded = self.basis(d)
-            edge_attr = expanded if edge_attr is None else torch.cat([edge_attr, expanded], 1)
-        if not weighted:
-            return nb, None, edge_attr
-        return nb, cosine_cutoff(d, self.cutoff).squeeze(1) if self.smooth else (d < self.cutoff).to(d.dtype), edge_attr
-
-    def _layers(
-        self,
-        z: Tensor,
-        pos: Tensor,
-        cell: Tensor | None,
-        nb: Neighbors,
-        weight: Tensor | None,
-        edge_attr: Tensor | None,
-        v: Tensor | None,
-        *,
-        coordinates: bool = True,
-    ) -> tuple[Tensor, Tensor]:
-        """`coordinates`: whether those after the last layer are used."""
+        weight = None
+        if weighted or self.basis is not None:
+            d = safe_norm(edge_vectors(pos, nb, cell))
+            if self.basis is not None:
+                edge_attr = self.basis(d) if edge_attr is None else torch.cat([edge_attr, self.basis(d)], 1)
+            if weighted:
+                weight = cosine_cutoff(d, self.cutoff).squeeze(1) if self.smooth else (d < self.cutoff).to(d.dtype)
         h, x = self.embedding(z), pos
         attributes = None if self.attributes is None else self.attributes(z)
         for k, layer in enumerate(self.layers, 1):
             moves = coordinates or k < len(self.layers)
             h, x, *_ = layer(h, x, nb, edge_attr, v, cell, weight, attributes, coordinates=moves)
-        return h, x
+        return h, x, nb
 
     @classmethod
     def from_satorras(
@@ -277,19 +245,5 @@ class EGNN(nn.Module):
             readout=readout,
             elements=elements,
         ).to(found.dtype)
-        with torch.no_grad():
-            model.embedding.weight.zero_()[list(elements)] = found.embedded
-            if model.attributes is not None:
-                model.attributes.weight.zero_()[list(elements)] = found.features
-        _satorras.load(model, found.parameters)
+        _satorras.load(model, found, elements)
         return model
-
-
-def _known(elements: Sequence[int] | None) -> Tensor:
-    """(100,) bool: whether the model accepts each atomic number."""
-    known = torch.zeros(_LARGEST_Z + 1, dtype=torch.bool)
-    numbers = list(range(1, _LARGEST_Z + 1)) if elements is None else [int(number) for number in elements]
-    if not numbers or not all(1 <= number <= _LARGEST_Z for number in numbers) or len(set(numbers)) != len(numbers):
-        raise ValueError(f"elements must be different atomic numbers in 1 .. {_LARGEST_Z}, got {numbers}")
-    known[numbers] = True
-    return known

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from symkern.models._config import keeps_config
 from symkern.models._dense import molecules_of, padded, regressor
 from symkern.neighbors import Neighbors
 from symkern.ops.safe_norm import safe_norm
@@ -31,15 +32,16 @@ class InvariantMLP(nn.Module):
         ValueError: a setting out of range.
     """
 
+    config: dict[str, Any]
     pairs: Tensor
 
+    @keeps_config
     def __init__(
         self, out: int = 1, *, max_atoms: int = 15, hidden: Sequence[int] = (128, 64), dropout: float = 0.2
     ) -> None:
         super().__init__()
         if max_atoms < 2:
             raise ValueError(f"max_atoms must be at least 2, got {max_atoms}")
-        self.config: dict[str, Any] = {"out": out, "max_atoms": max_atoms, "hidden": list(hidden), "dropout": dropout}
         self.max_atoms = max_atoms
         self.register_buffer("pairs", torch.triu_indices(max_atoms, max_atoms, 1), persistent=False)
         self.regressor = regressor(self.pairs.shape[1] + max_atoms - 2, out, hidden, dropout)

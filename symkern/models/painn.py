@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from symkern.models import _schnetpack
+from symkern.models._config import keeps_config
 from symkern.models._graph import graph_of
 from symkern.neighbors import Neighbors
 from symkern.nn.basic import check_choice, check_positive
@@ -50,6 +51,9 @@ class PaiNN(nn.Module):
         ValueError: a setting out of range, or one that the head does not use.
     """
 
+    config: dict[str, Any]
+
+    @keeps_config
     def __init__(
         self,
         out: int = 1,
@@ -72,21 +76,6 @@ class PaiNN(nn.Module):
         check_choice("head", head, ("scalar", *EQUIVARIANT))
         if head in EQUIVARIANT and (out, readout) != (1, "sum"):
             raise ValueError(f"out and readout are settings of head='scalar', got {out} and {readout!r} for {head!r}")
-        self.config: dict[str, Any] = {
-            "out": out,
-            "hidden": hidden,
-            "num_layers": num_layers,
-            "num_basis": num_basis,
-            "cutoff": cutoff,
-            "kind": kind,
-            "head": head,
-            "head_hidden": None if head_hidden is None else list(head_hidden),
-            "readout": readout,
-            "shared_filters": shared_filters,
-            "trainable_basis": trainable_basis,
-            "epsilon": epsilon,
-            "max_z": max_z,
-        }
         self.cutoff, self.max_z, self.equivariant = float(cutoff), max_z, head in EQUIVARIANT
         self.embedding = nn.Embedding(max_z + 1, hidden, padding_idx=0)
         self.interactions = nn.ModuleList(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from symkern._check import check_instance
 from symkern.canonical import Canonical
+from symkern.models._config import keeps_config
 from symkern.models._graph import check_atoms
 from symkern.neighbors import Neighbors, check_neighbors
 from symkern.nn.basic import check_choice, check_positive, mlp
@@ -52,6 +53,9 @@ class SANN(nn.Module):
         ValueError: a setting out of range, or one that the output does not use.
     """
 
+    config: dict[str, Any]
+
+    @keeps_config
     def __init__(
         self,
         out: int = 1,
@@ -73,17 +77,6 @@ class SANN(nn.Module):
         for name, value in (("num_spherical", num_spherical), ("num_radial", num_radial)):
             if not 1 <= value <= 8:
                 raise ValueError(f"{name} must be in 1 .. 8, got {value}")
-        self.config: dict[str, Any] = {
-            "out": out,
-            "hidden": hidden,
-            "num_layers": num_layers,
-            "num_spherical": num_spherical,
-            "num_radial": num_radial,
-            "output": output,
-            "cutoff": float(cutoff),
-            "tolerance": float(tolerance),
-            "max_z": max_z,
-        }
         self.output, self.cutoff, self.tolerance, self.max_z = output, float(cutoff), float(tolerance), max_z
         self.num_spherical, self.num_radial = num_spherical, num_radial
         self.embedding = nn.Embedding(max_z + 1, hidden, padding_idx=0)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from symkern.models._config import keeps_config
 from symkern.models._graph import graph_of
 from symkern.neighbors import Neighbors
 from symkern.nn.basic import ShiftedSoftplus, check_choice, check_positive, mlp, xavier
@@ -41,6 +42,9 @@ class SchNet(nn.Module):
         ValueError: a setting out of range.
     """
 
+    config: dict[str, Any]
+
+    @keeps_config
     def __init__(
         self,
         out: int = 1,
@@ -58,18 +62,6 @@ class SchNet(nn.Module):
         super().__init__()
         check_positive(out=out, hidden=hidden, num_interactions=num_interactions)
         check_choice("readout", readout, ("sum", "mean"))
-        self.config: dict[str, Any] = {
-            "out": out,
-            "hidden": hidden,
-            "num_filters": num_filters,
-            "num_interactions": num_interactions,
-            "num_basis": num_basis,
-            "cutoff": cutoff,
-            "readout": readout,
-            "kind": kind,
-            "trainable_basis": trainable_basis,
-            "atom_offsets": atom_offsets,
-        }
         self.cutoff, self.readout = float(cutoff), readout
         self.embedding = nn.Embedding(_LARGEST_Z + 1, hidden, padding_idx=0)
         self.interactions = nn.ModuleList(
