@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from symkern import cli
-from symkern.experiments.sann import table4
+from symkern.experiments.sann import frame_errors, table4
 from symkern.experiments.sann.asun import asun_frame
+from symkern.experiments.sann.frame_errors import Molecule
 from symkern.experiments.sann.pca import pca_frame
-from symkern.experiments.sann.table4 import Molecule
 
 NAMES = ("H2O", "CH4", "C6H6", "CO2", "CH3CH2OH", "HCN", "C2H6", "bicyclobutane")
 
@@ -28,20 +28,20 @@ def members() -> list[Molecule]:
 def test_emd() -> None:
     x = np.array([[0.0, 0, 0], [1, 0, 0], [0, 2, 0]])
     y = np.stack([x[[2, 0, 1]], x + np.array([0, 0, 0.5]), x])
-    assert table4.emd(x, y).tolist() == [0, 0.5, 0]
+    assert frame_errors.emd(x, y).tolist() == [0, 0.5, 0]
     # the best of all orders, not that of nearest atoms
     line = np.arange(4.0)[:, None] * np.array([1.0, 0, 0])
-    assert table4.emd(line, line[None] + np.array([0.6, 0, 0])).tolist() == [pytest.approx(0.6)]
+    assert frame_errors.emd(line, line[None] + np.array([0.6, 0, 0])).tolist() == [pytest.approx(0.6)]
     types = np.array([1, 1, 8]), np.array([[8, 1, 1], [1, 1, 8]])
-    assert table4.emd(x, np.stack([x, x]), types).tolist() == [pytest.approx(4 / 3), 0]
+    assert frame_errors.emd(x, np.stack([x, x]), types).tolist() == [pytest.approx(4 / 3), 0]
     with pytest.raises(ValueError, match="y_type must have the types of x_type"):
-        table4.emd(x, x[None], (types[0], types[0][None] + 1))
+        frame_errors.emd(x, x[None], (types[0], types[0][None] + 1))
 
 
 def test_copies_are_what_they_are_called(members: list[Molecule]) -> None:
     m = members[4]
-    for kind in table4.KINDS:
-        copies = table4.copies_of(m, 4, 0, [kind])
+    for kind in frame_errors.KINDS:
+        copies = frame_errors.copies_of(m, 4, 0, [kind])
         assert np.array_equal(copies.positions[0], m.positions)
         for k, (x, numbers) in enumerate(zip(copies.centered[1:], copies.numbers[1:], strict=True)):
             q = np.linalg.lstsq(copies.centered[0], x, rcond=None)[0]
@@ -51,31 +51,31 @@ def test_copies_are_what_they_are_called(members: list[Molecule]) -> None:
                 continue
             assert np.abs(q @ q.T - np.eye(3)).max() < 1e-10
             assert np.linalg.det(q) == pytest.approx(-1 if kind == "o3" and k % 2 else 1)
-        again = table4.copies_of(m, 4, 0, [kind])
+        again = frame_errors.copies_of(m, 4, 0, [kind])
         assert np.array_equal(copies.positions, again.positions)
         assert np.abs(copies.positions[1:].mean(1)).max() > 0.1  # moved
 
 
 def test_exact_frames_score_zero_and_wrong_ones_do_not(members: list[Molecule]) -> None:
     """The oracle, and that it can fail."""
-    scores = table4.score(members, 4)
+    scores = frame_errors.score(members, 4)
     for kind, values in scores["ASUN+"].emd.items():
         assert max(values) < 1e-5, kind
     assert not any(scores["ASUN+"].failed)
     assert np.mean(scores["PCA"].emd["so3"]) > 0.01
     assert max(scores["PCA sign-fixed"].emd["so3"]) > 0.01  # degenerate axes
     assert np.median(scores["ASUN"].emd["so3"]) < 1e-5
-    assert table4.ranks_of(members).tolist() == [2, 3, 2, 1, 3, 1, 3, 3]
+    assert frame_errors.ranks_of(members).tolist() == [2, 3, 2, 1, 3, 1, 3, 3]
     shifted = Molecule(members[0].positions + np.array([1, 2, 3]), members[0].numbers, 0)
-    assert table4.ranks_of([shifted], centered=False).tolist() == [3]
+    assert frame_errors.ranks_of([shifted], centered=False).tolist() == [3]
 
 
 def test_break_downs_count(members: list[Molecule], monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("no hull")
 
-    monkeypatch.setattr(table4, "asun_frame", broken)
-    scores = table4.score(members, 2, slow={m.identity for m in members[:5]})["ASUN"]
+    monkeypatch.setattr(frame_errors, "asun_frame", broken)
+    scores = frame_errors.score(members, 2, slow={m.identity for m in members[:5]})["ASUN"]
     assert scores.failed == [True] * 5 + [False] * 3
     assert min(scores.emd["so3"][:5]) > 0.1  # as without any frame
     assert np.isnan(scores.emd["so3"][5:]).all()

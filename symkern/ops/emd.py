@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Literal, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -79,27 +80,26 @@ def emd(
     """
     try:
         from scipy.optimize import linear_sum_assignment
+        from scipy.spatial.distance import cdist
     except ImportError as error:
         raise ImportError("emd needs SciPy: pip install scipy") from error
     ptr = _check(x, y, x_ptr, y_ptr, x_type, y_type)
-    bounds: list[int] = ptr.tolist()
-    points = [t.detach().double().cpu() for t in (x, y)]
-    kinds = [torch.zeros(len(x)) if t is None else t.to("cpu", torch.int64) for t in (x_type, y_type)]
-    index = torch.empty(len(x), dtype=torch.int64)
-    for b, (begin, end) in enumerate(pairwise(bounds)):
-        here, there = (k[begin:end] for k in kinds)
-        if not torch.equal(here.sort().values, there.sort().values):
+    points = [t.detach().double().cpu().numpy() for t in (x, y)]
+    kinds = [np.zeros(len(x)) if t is None else t.cpu().numpy() for t in (x_type, y_type)]
+    index = np.empty(len(x), dtype=np.int64)
+    for b, (begin, end) in enumerate(pairwise(ptr.tolist())):
+        here, there = (np.argsort(k[begin:end], kind="stable") + begin for k in kinds)
+        if not np.array_equal(kinds[0][here], kinds[1][there]):
             raise ValueError(f"y_type must have the types of x_type in other order, but structure {b} has others")
-        for kind in here.unique():
-            rows, columns = ((k == kind).nonzero().flatten() + begin for k in (here, there))
-            cost = (points[0][rows, None] - points[1][columns]).square().sum(-1).sqrt()
-            if not bool(cost.isfinite().all()):
-                raise ValueError(f"x and y must be finite, but structure {b} is not")
-            _, best = linear_sum_assignment(cost.numpy())
-            index[rows] = columns[torch.from_numpy(best)]
-    index = index.to(x.device)
-    distance = segment_mean(safe_norm(x.double() - y.double().index_select(0, index)), ptr)
-    return (distance, index) if return_index else distance
+        if not all(np.isfinite(p[begin:end]).all() for p in points):
+            raise ValueError(f"x and y must be finite, but structure {b} is not")
+        ends = np.flatnonzero(np.diff(kinds[0][here])) + 1
+        for rows, columns in zip(np.split(here, ends), np.split(there, ends), strict=True):
+            _, best = linear_sum_assignment(cdist(points[0][rows], points[1][columns]))
+            index[rows] = columns[best]
+    order = torch.from_numpy(index).to(x.device)
+    distance = segment_mean(safe_norm(x.double() - y.double().index_select(0, order)), ptr)
+    return (distance, order) if return_index else distance
 
 
 def _check(

@@ -23,28 +23,21 @@ those of `symkern.canonicalize`. AE is only quoted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-import symkern as sk
 from symkern.data import find
-from symkern.experiments import record
-from symkern.experiments.sann.asun import asun_frame
-from symkern.experiments.sann.pca import pca_frame
+from symkern.experiments import cells, record
+from symkern.experiments.sann import frame_errors
+from symkern.experiments.sann.frame_errors import MODELS, TOLERANCE, Molecule, Scores, ranks_of
 from symkern.nn.basic import check_positive
-from symkern.ops.canonical_frames import canonicalize
 
-_Array = NDArray[np.float64]
-_Numbers = NDArray[np.int64]
-
-TOLERANCE = 0.01
+NAME = "sann-table4"
 COPIES = 16
 # (rank 1, rank 2, rank 3) of Table 4; "PCA" is quoted in the row of PCA with LAPACK's signs
 PUBLISHED = {
@@ -54,26 +47,10 @@ PUBLISHED = {
 }
 QUOTED = {"AE": (1.15122, 0.037539, 0.03178)}
 SOURCE = "Table 4 of the paper, QM9"
-MODELS = ("PCA", "PCA sign-fixed", "ASUN", "ASUN+")
 CONSTRUCTION = {"ASUN+": "symkern.canonicalize"}  # what stands for a model of the paper
-KINDS = ("so3", "o3", "permuted")
 EXACT = 1e-5  # Å: what counts as the same form
-ASUN_MOLECULES = 300  # of QM9: it takes milliseconds per frame
-
-
-@dataclass
-class Molecule:
-    positions: _Array
-    numbers: _Numbers
-    identity: int  # of its random copies, whatever else is run
-
-
-@dataclass
-class Scores:
-    """One entry per molecule."""
-
-    emd: dict[str, list[float]] = field(default_factory=lambda: {k: [] for k in (*KINDS, "typed")})
-    failed: list[bool] = field(default_factory=list)
+ASUN_MOLECULES = 300  # of QM9: it takes a second for a molecule and its copies
+TOGETHER = 100  # molecules of a cell
 
 
 def run(
@@ -94,42 +71,40 @@ def run(
             Without either only G2 is run.
         quick: 4 copies of each molecule instead of 16, and 130 molecules of QM9.
         seeds: how many sets of copies; 1 by default, as nothing is trained.
-        workers: accepted as by every experiment; the kernels use all threads of torch.
-        molecules: how many of QM9's are tried with ASUN, which takes milliseconds per frame: chosen at random, besides
-            all of rank below 3.
+        molecules: how many of QM9's are tried with ASUN, which is slow: chosen at random, besides all of rank below 3.
         device: where `symkern.canonicalize` runs.
 
     Raises:
         FileNotFoundError: `data` is given and holds no QM9.
+        CellError: parts that failed; the others are kept.
     """
     seeds = 1 if seeds is None else seeds
-    check_positive(seeds=seeds, workers=workers)
-    copies = 4 if quick else COPIES
-    commit = record.commit()
-    sets = {"g2": _g2()}
-    qm9 = _qm9(data)
-    if qm9:
-        low = [m for m, rank in zip(qm9, ranks_of(qm9), strict=True) if rank < 3]
-        sets["qm9"] = _sample(qm9, 100, low[:30]) if quick else qm9
-    asun = {"g2": sets["g2"]}
-    if qm9:
-        asun["qm9"] = sets["qm9"] if quick else _sample(qm9, molecules, low)
-    rows, scored = [], {}
-    for name, members in sets.items():
-        slow = {m.identity for m in asun[name]}
-        results = [
-            score(members, copies, seed, device, slow=slow, label=f"{name} {seed}" if progress else None)
-            for seed in range(seeds)
-        ]
-        full = not quick and name == "g2"
-        rows += _rows(name, members, results, full=full)
-        scored[name] = results[0]
+    check_positive(seeds=seeds)
+    files = _files(data)
+    sets = {"g2": _g2(), "qm9": _qm9(files)}
+    available = len(sets["qm9"])
+    low = [m for m, rank in zip(sets["qm9"], ranks_of(sets["qm9"]), strict=True) if rank < 3]
+    if quick:
+        sets["qm9"] = _sample(sets["qm9"], 100, low[:30])
+    asun = {"g2": sets["g2"], "qm9": sets["qm9"] if quick else _sample(sets["qm9"], molecules, low)}
+    sets = {name: members for name, members in sets.items() if members}
+    shared = {"files": files, "copies": 4 if quick else COPIES, "device": device}
+    plan = {(of, seed): _cells(of, sets[of], asun[of], seed, shared) for of in sets for seed in range(seeds)}
+    todo = [cell for part in plan.values() for cell in part]
+    folder = out / "cells" / (NAME + "-quick" * quick)
+    results = cells.run(todo, folder, workers=workers, progress=progress, label=NAME)
+    scored = {key: _joined([results[cell.key] for cell in part]) for key, part in plan.items()}
+    rows = [
+        row
+        for of, members in sets.items()
+        for row in _rows(of, members, [scored[of, seed] for seed in range(seeds)], full=not quick and of == "g2")
+    ]
     settings = {
-        "copies": copies,
+        "copies": shared["copies"],
         "tolerance": TOLERANCE,
         "molecules": {name: len(members) for name, members in sets.items()},
-        "molecules_asun": {name: len(members) for name, members in asun.items()},
-        "qm9_available": len(qm9),
+        "molecules_asun": {name: len(asun[name]) for name in sets},
+        "qm9_available": available,
         "emd": "mean over atoms, exact assignment, species-blind, Å",
         "rank": "singular values of centred positions above the tolerance",
         "failure": "counts with the EMD of the identity as frame",
@@ -138,10 +113,9 @@ def run(
         },
         "source": SOURCE,
         "notes": (__doc__ or "").strip().splitlines(),
-        "threads": torch.get_num_threads(),
     }
-    content = record.write(out / "sann-table4.json", "sann-table4", [commit], settings, rows)
-    _plot(out / "sann-table4.png", sets, scored)
+    content = record.write(out / f"{NAME}.json", NAME, cells.commits(results), settings, rows)
+    _plot(out / f"{NAME}.png", sets, {of: scored[of, 0] for of in sets})
     return {**content, "summary": summary(content)}
 
 
@@ -165,149 +139,37 @@ def summary(content: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-# ---- copies and distances --------------------------------------------------------------------------------------------
+# ---- cells -----------------------------------------------------------------------------------------------------------
 
 
-def emd(x: _Array, y: _Array, types: tuple[_Numbers, _Numbers] | None = None) -> _Array:
-    """Mean distance of atoms under the best assignment, (C,); with `types` only atoms of one type are assigned.
-
-    Args:
-        x: (N, 3), compared with each of y: (C, N, 3).
-        types: those of x, (N,), and of y, (C, N): the same in another order.
-    """
-    copies, atoms = y.shape[:2]
-    ptr = torch.arange(copies + 1) * atoms
-    kinds: tuple[Tensor | None, Tensor | None] = None, None
-    if types is not None:
-        kinds = torch.from_numpy(types[0]).repeat(copies), torch.from_numpy(types[1]).flatten()
-    points = torch.from_numpy(x).repeat(copies, 1), torch.from_numpy(y).reshape(-1, 3)
-    found: _Array = sk.emd(*points, x_ptr=ptr, y_ptr=ptr, x_type=kinds[0], y_type=kinds[1]).numpy()
+def _cells(
+    name: str, members: Sequence[Molecule], asun: Sequence[Molecule], seed: int, shared: Mapping[str, Any]
+) -> list[cells.Cell]:
+    """One for every `TOGETHER` molecules of a set, in their order."""
+    slow = {m.identity for m in asun}
+    found = []
+    for begin in range(0, len(members), TOGETHER):
+        ids = [m.identity for m in members[begin : begin + TOGETHER]]
+        chosen = {"of": name, "ids": ids, "asun": [k for k in ids if k in slow], "seed": seed}
+        found.append(cells.Cell(f"{name}/{seed}/{begin}", score, {**shared, **chosen}))
     return found
 
 
-@dataclass
-class Copies:
-    """A molecule, and its copies of each kind: positions (1 + C, N, 3), numbers (1 + C, N)."""
-
-    positions: _Array
-    numbers: _Numbers
-
-    @property
-    def centered(self) -> _Array:
-        middle: _Array = self.positions.mean(1, keepdims=True)
-        return self.positions - middle
-
-
-def copies_of(molecule: Molecule, count: int, seed: int, kinds: Sequence[str] = KINDS) -> Copies:
-    """The molecule, then `count` copies of each kind: turned and moved ("so3"); every second one reflected too ("o3");
-    turned, moved, and its atoms reordered ("permuted")."""
-    positions, numbers = [molecule.positions[None]], [molecule.numbers[None]]
-    for kind in kinds:
-        random = np.random.default_rng([seed, molecule.identity, KINDS.index(kind)])
-        q, r = np.linalg.qr(random.normal(size=(count, 3, 3)))
-        q = q * np.sign(np.diagonal(r, axis1=1, axis2=2))[:, None]
-        det = np.linalg.det(q)
-        if kind == "o3":
-            det = det * np.where(np.arange(count) % 2, -1, 1)
-        x = molecule.positions @ (q * det[:, None, None]) + 3 * random.normal(size=(count, 1, 3))
-        order = np.tile(np.arange(x.shape[1]), (count, 1))
-        if kind == "permuted":
-            order = random.permuted(order, axis=1)
-        positions.append(np.take_along_axis(x, order[..., None], 1))
-        numbers.append(molecule.numbers[order])
-    return Copies(np.concatenate(positions), np.concatenate(numbers))
-
-
-# What makes canonical forms, (1 + C, N, 3) for each entry; NaN where it breaks down.
-Forms = Callable[[Sequence[Copies]], list[_Array]]
-
-
-def canonical_forms(groups: Sequence[Copies], device: str = "cpu") -> list[_Array]:
-    """By `symkern.canonicalize`, all at once."""
-    sizes = [size for g in groups for size in [g.numbers.shape[1]] * len(g.numbers)]
-    result = canonicalize(
-        torch.from_numpy(np.concatenate([g.positions.reshape(-1, 3) for g in groups])).to(device),
-        torch.from_numpy(np.concatenate([g.numbers.reshape(-1) for g in groups])).to(device),
-        ptr=torch.tensor([0, *np.cumsum(sizes)], device=device),
-        tolerance=TOLERANCE,
-    )
-    parts = result.positions.cpu().split([g.numbers.size for g in groups])
-    return [part.numpy().reshape(g.positions.shape) for part, g in zip(parts, groups, strict=True)]
-
-
-def _pca_forms(*, fix_signs: bool) -> Forms:
-    return lambda groups: [g.centered @ pca_frame(g.positions, fix_signs=fix_signs) for g in groups]
-
-
-def _asun_forms(groups: Sequence[Copies]) -> list[_Array]:
-    def form(x: _Array, numbers: _Numbers) -> _Array:
-        try:
-            centered: _Array = x - x.mean(0)
-            return centered @ asun_frame(x, numbers.tolist(), TOLERANCE)
-        except Exception:  # whatever breaks down is a failure, and counted
-            return np.full_like(x, np.nan)
-
-    return [np.stack([form(x, z) for x, z in zip(g.positions, g.numbers, strict=True)]) for g in groups]
-
-
 def score(
-    members: Sequence[Molecule],
-    copies: int,
-    seed: int = 0,
-    device: str = "cpu",
-    *,
-    slow: Collection[int] | None = None,
-    label: str | None = None,
-) -> dict[str, Scores]:
-    """EMD of every model for every molecule; a `label` shows progress.
-
-    With `slow`, ASUN tries only the molecules whose identity is in it, and has NaN for the others.
-    """
-    forms: dict[str, Forms] = {
-        "PCA": _pca_forms(fix_signs=False),
-        "PCA sign-fixed": _pca_forms(fix_signs=True),
-        "ASUN": _asun_forms,
-        "ASUN+": lambda groups: canonical_forms(groups, device),
-    }
-    scores = {model: Scores() for model in forms}
-    chunk = 32
-    for begin in _progress(range(0, len(members), chunk), label):
-        part = members[begin : begin + chunk]
-        groups = [copies_of(m, copies, seed) for m in part]
-        for model, make in forms.items():
-            tried = [slow is None or model != "ASUN" or m.identity in slow for m in part]
-            chosen = [g for g, t in zip(groups, tried, strict=True) if t]
-            found = iter(make(chosen) if chosen else [])
-            for group, t in zip(groups, tried, strict=True):
-                _judge(scores[model], group, next(found) if t else None, copies)
-    return scores
+    files: Sequence[str], of: str, ids: Sequence[int], asun: Sequence[int], copies: int, seed: int, device: str
+) -> dict[str, Any]:
+    """One cell: what `Scores` holds, for each model."""
+    members = {m.identity: m for m in (_g2() if of == "g2" else _qm9(files))}
+    found = frame_errors.score([members[k] for k in ids], copies, seed, device, slow=set(asun))
+    return {model: asdict(scores) for model, scores in found.items()}
 
 
-def _judge(scores: Scores, group: Copies, forms: _Array | None, copies: int) -> None:
-    if forms is None:
-        scores.failed.append(False)
-        for values in scores.emd.values():
-            values.append(float("nan"))
-        return
-    broken: NDArray[np.bool_] = np.isnan(forms.sum(axis=(1, 2)))
-    scores.failed.append(bool(broken.any()))
-    forms = np.where(broken[:, None, None], group.centered, forms)
-    for k, kind in enumerate(KINDS):
-        others = slice(1 + k * copies, 1 + (k + 1) * copies)
-        scores.emd[kind].append(float(emd(forms[0], forms[others]).mean()))
-    typed = emd(forms[0], forms[1 : 1 + copies], (group.numbers[0], group.numbers[1 : 1 + copies]))
-    scores.emd["typed"].append(float(typed.mean()))
-
-
-def _progress(steps: range, label: str | None) -> Iterable[int]:
-    if label is None:
-        return steps
-    try:
-        from rich.progress import track
-    except ImportError:
-        print(label)
-        return steps
-    return track(steps, description=label)
+def _joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, Scores]:
+    joined = {model: Scores() for model in MODELS}
+    for part in parts:
+        for model in MODELS:
+            joined[model].extend(Scores(**part[model]))
+    return joined
 
 
 # ---- data ------------------------------------------------------------------------------------------------------------
@@ -321,17 +183,26 @@ def _g2() -> list[Molecule]:
     return [Molecule(a.positions, a.numbers.astype(np.int64), k) for k, a in enumerate(atoms)]
 
 
-def _qm9(data: Path | str | None) -> list[Molecule]:
-    files = [path for path in find(data) if path.name in ("qm9_20k.npz", "qm9_extra_29k.npz")]
+def _files(data: Path | str | None) -> list[str]:
+    files = [str(path) for path in find(data) if path.name in ("qm9_20k.npz", "qm9_extra_29k.npz")]
     if data is not None and not files:
         raise FileNotFoundError(f"qm9_20k.npz not found in {data}")
-    members = []
-    for path in files:
-        with np.load(path) as archive:
-            z, pos, ptr, names = (archive[key] for key in ("z", "pos", "ptr", "gdb_id"))
-        for begin, end, name in zip(ptr[:-1], ptr[1:], names, strict=True):
-            members.append(Molecule(pos[begin:end].astype(np.float64), z[begin:end].astype(np.int64), int(name)))
-    return members
+    return files
+
+
+def _qm9(files: Sequence[str]) -> list[Molecule]:
+    return [molecule for file in files for molecule in _read(file)]
+
+
+@lru_cache(maxsize=2)
+def _read(file: str) -> list[Molecule]:
+    with np.load(file) as archive:
+        z, pos, ptr, names = (archive[key] for key in ("z", "pos", "ptr", "gdb_id"))
+    z, pos = z.astype(np.int64), pos.astype(np.float64)
+    return [
+        Molecule(pos[begin:end], z[begin:end], int(name))
+        for begin, end, name in zip(ptr[:-1], ptr[1:], names, strict=True)
+    ]
 
 
 def _sample(members: list[Molecule], count: int, more: list[Molecule]) -> list[Molecule]:
@@ -339,15 +210,6 @@ def _sample(members: list[Molecule], count: int, more: list[Molecule]) -> list[M
     chosen = {members[i].identity for i in np.random.default_rng(0).permutation(len(members))[:count]}
     chosen |= {m.identity for m in more}
     return [m for m in members if m.identity in chosen]
-
-
-def ranks_of(members: Sequence[Molecule], *, centered: bool = True) -> NDArray[np.int64]:
-    """How many singular values of the positions exceed the tolerance."""
-    rank = [
-        np.linalg.matrix_rank(m.positions - m.positions.mean(0) * centered, tol=TOLERANCE) if len(m.positions) else 0
-        for m in members
-    ]
-    return np.array(rank, dtype=np.int64)
 
 
 # ---- what is written -------------------------------------------------------------------------------------------------
