@@ -105,16 +105,30 @@ def test_damaged_files_are_run_again(tmp_path: Path, damage: str) -> None:
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_workers_change_nothing(tmp_path: Path) -> None:
+def test_workers_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """Neither do the order and what else is drawn at random; a bar is no result."""
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as in a terminal
     table = [Cell(str(k), double, {"x": k}) for k in range(4)]
     alone = cells.run(table, tmp_path / "alone", progress=False)
     torch.manual_seed(5)
     state = torch.random.get_rng_state()
     assert cells.run(table[::-1], tmp_path / "backwards", progress=True, label="backwards") == alone
+    assert "━" in capsys.readouterr().err
     assert torch.equal(torch.random.get_rng_state(), state)
     assert cells.run(table, tmp_path / "two", workers=2, progress=False) == alone
     assert len({result["random"] for result in alone.values()}) == 4
+
+
+def test_progress_without_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """Lines, not bars: a log shows how far a run is."""
+    monkeypatch.setattr(cells, "_LINES_APART", 0.0)
+    table = [Cell(f"{k}", double, {"x": k, "log": str(tmp_path / "log")}) for k in range(3)]
+    cells.run(table[:1], tmp_path / "out", progress=False)
+    assert capsys.readouterr().err == ""
+    cells.run(table, tmp_path / "out", label="a table")
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(" cells, ")[0] for line in lines] == ["a table: 2 of 3", "a table: 3 of 3"]
+    assert lines[1].endswith("per minute, 0 min left")
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,23 @@ def test_report(tmp_path: Path) -> None:
     assert "reduced" in text
     assert re.search(r"limit 0\.1", text)
     assert text.count("converged") == 1
+
+
+def test_digest(tmp_path: Path) -> None:
+    """Findings and plots, with links that lead from the folder to them."""
+    write(tmp_path / "one", findings=["All is well."])
+    plots.bars(tmp_path / "one" / "sann-table2.png", [row.as_json() for row in rows()], title="plot")
+    report.build(tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "## SANN, Table 2: normal modes of water\n\n[sann-table2.json](one/sann-table2.json), full, reduced" in text
+    assert "- All is well.\n\n![sann-table2](one/sann-table2.png)\n" in text
+
+
+def test_committed_digest_is_that_of_the_committed_results(tmp_path: Path) -> None:
+    results = Path(__file__).parent.parent / "results"
+    shutil.copytree(results, tmp_path / "results", ignore=shutil.ignore_patterns("cells", "report.*", "*.pt"))
+    report.build(tmp_path / "results")
+    assert (results / "report.md").read_text() == (tmp_path / "results" / "report.md").read_text()
 
 
 def test_report_fetches_nothing(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import re
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -24,6 +25,7 @@ from typing import Any
 
 from symkern.experiments import record
 
+_LINES_APART = 20.0
 _PART = re.compile(r"[\w+()=,\- ][\w+()=,.\- ]*")
 
 
@@ -257,16 +259,33 @@ def _one_thread() -> Iterator[None]:
 
 @contextmanager
 def _bar(label: str, total: int, done: int, shown: bool) -> Iterator[Callable[[], None]]:
-    """What to call after each cell."""
+    """What to call after each cell. A bar in a terminal; elsewhere a line every `_LINES_APART` seconds."""
     if not shown or done == total:
         yield lambda: None
         return
+    begin = printed = time.perf_counter()
+    now = 0
+
+    def pace() -> str:
+        each = (time.perf_counter() - begin) / now
+        return f"{60 / each:.3g} per minute, {each * (total - done - now) / 60:.0f} min left"
+
+    def say() -> None:
+        nonlocal now, printed
+        now += 1
+        if done + now == total or time.perf_counter() > printed + _LINES_APART:
+            printed = time.perf_counter()
+            print(f"{label}: {done + now} of {total} cells, {pace()}", file=sys.stderr, flush=True)
+
     try:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
     except ImportError:
-        print(f"{label}: {total - done} cells")
-        yield lambda: None
+        yield say
+        return
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield say
         return
     columns = (
         TextColumn("{task.description}"),
@@ -275,17 +294,12 @@ def _bar(label: str, total: int, done: int, shown: bool) -> Iterator[Callable[[]
         TextColumn("cells {task.fields[pace]}"),
         TimeElapsedColumn(),
     )
-    begin = time.perf_counter()
-    now = 0
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=console) as bar:
         task = bar.add_task(label, total=total, completed=done, pace="")
 
         def advance() -> None:
             nonlocal now
             now += 1
-            each = (time.perf_counter() - begin) / now
-            left = each * (total - done - now)
-            pace = f"{60 / each:.3g} per minute, {left / 60:.0f} min left"
-            bar.update(task, advance=1, pace=pace)
+            bar.update(task, advance=1, pace=pace())
 
         yield advance

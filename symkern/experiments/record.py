@@ -101,7 +101,7 @@ def _finite(content: Any) -> Any:
 
 
 def table(content: Mapping[str, Any], *, colored: bool = False) -> str:
-    """The rows as text, by section and column: published figure and ours; above them summary and findings, if any.
+    """The rows as text, by section and column: published figure and ours; above them the findings, if any.
 
     Args:
         colored: show marks, with the escape sequences of terminals.
@@ -113,7 +113,7 @@ def table(content: Mapping[str, Any], *, colored: bool = False) -> str:
     lines += [_line(row) for row in rows]
     shown = [k for k in range(len(lines[0])) if any(line[k] for line in lines[1:])]
     widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
-    text = [*content.get("summary", []), *content["settings"].get("findings", [])]
+    text = list(content["settings"].get("findings", []))
     for section in sections:
         text += [] if section is None else ["", section]
         text.append(_joined(lines[0], shown, widths, {}))

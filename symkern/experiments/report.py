@@ -1,4 +1,4 @@
-"""All results of a folder as one page: ``report.html``."""
+"""All results of a folder as one page, ``report.html``, and what was found in short, ``report.md``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def build(folder: Path) -> Path:
     """Write ``folder/report.html`` from all ``*.json`` of experiments in `folder` and its subfolders; returns its path.
 
     Each table shows the settings, the findings (``settings["findings"]``, sentences), its rows and the plots that lie
-    beside it (``NAME*.png``). The page fetches nothing from elsewhere.
+    beside it (``NAME*.png``). The page fetches nothing from elsewhere. Findings and plots alone are in
+    ``folder/report.md``, for places that show Markdown.
 
     Raises:
         FileNotFoundError: there are no results in `folder`.
@@ -50,6 +51,7 @@ def build(folder: Path) -> Path:
     ]
     target = folder / "report.html"
     target.write_text(page("symkern: published results, rerun", "\n".join(body), width=1180), encoding="utf-8")
+    (folder / "report.md").write_text(_digest(folder, found), encoding="utf-8")
     return target
 
 
@@ -91,6 +93,21 @@ def _anchor(k: int) -> str:
 
 def _status(content: Mapping[str, Any]) -> str:
     return ", ".join(sorted({row["status"] for row in content["rows"]}))
+
+
+def _digest(folder: Path, found: Sequence[tuple[Path, Mapping[str, Any]]]) -> str:
+    lines = [
+        "# Published results, rerun",
+        "",
+        "Written by `symkern reproduce report`, which also makes a page of every row.",
+    ]
+    for path, content in found:
+        place = path.relative_to(folder).as_posix()
+        lines += ["", f"## {_title(path, content)}", "", f"[{path.name}]({place}), {_status(content)}", ""]
+        lines += [f"- {text}" for text in content["settings"].get("findings", [])]
+        for png in _pictures(path):
+            lines += ["", f"![{png.stem}]({png.relative_to(folder).as_posix()})"]
+    return "\n".join(lines) + "\n"
 
 
 # ---- one experiment --------------------------------------------------------------------------------------------------

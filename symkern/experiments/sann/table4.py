@@ -113,25 +113,28 @@ def run(
         },
         "source": SOURCE,
         "notes": (__doc__ or "").strip().splitlines(),
+        "findings": findings(rows),
     }
     content = record.write(out / f"{NAME}.json", NAME, cells.commits(results), settings, rows)
     _plot(out / f"{NAME}.png", sets, {of: scored[of, 0] for of in sets})
-    return {**content, "summary": summary(content)}
+    return content
 
 
-def summary(content: Mapping[str, Any]) -> list[str]:
-    """Largest figures of a finished run, in four lines at most."""
-    rows = {(row["model"], row["column"]): row for row in content["rows"]}
-    lines = [
-        "Largest EMD of any molecule between its canonical form and those of its turned copies, Å, rank 1 / 2 / 3:"
-    ]
-    for name in content["settings"]["molecules"]:
+def findings(rows: Sequence[record.Row]) -> list[str]:
+    """Largest figures, a sentence for each set of molecules."""
+    found = {(row.model, row.column): row for row in rows}
+    lines = []
+    for name, title in {"g2": "G2", "qm9": "QM9"}.items():
         parts = []
         for model in ("ASUN+", "PCA", "PCA sign-fixed", "ASUN"):
-            of_rank = [rows.get((model, f"{name}/rank{rank}/emd")) for rank in (1, 2, 3)]
-            shown = " / ".join("-" if row is None else f"{max(row['largest']):.2g}" for row in of_rank)
+            of_rank = [found.get((model, f"{name}/rank{rank}/emd")) for rank in (1, 2, 3)]
+            shown = " / ".join("-" if row is None else f"{max(row.notes['largest']):.2g}" for row in of_rank)
             parts.append(f"{record.named(model, CONSTRUCTION.get(model))} {shown}")
-        lines.append(f"  {name}: " + ", ".join(parts))
+        if any(column.startswith(name) for _, column in found):
+            lines.append(
+                f"{title}: the largest EMD of any molecule between its canonical form and those of its turned copies, "
+                f"in Å, rank 1 / 2 / 3: {', '.join(parts)}."
+            )
     lines.append(
         "ASUN: our code after its description, on a sample of QM9; that of the paper, with 0.02826 Å at rank 3, is not "
         "known and thus not reproduced."
