@@ -128,7 +128,7 @@ def test_progress_without_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyP
     cells.run(table, tmp_path / "out", label="a table")
     lines = capsys.readouterr().err.splitlines()
     assert [line.partition(" cells, ")[0] for line in lines] == ["a table: 2 of 3", "a table: 3 of 3"]
-    assert lines[1].endswith("per minute, 0 min left")
+    assert lines[1].endswith("cells, 0 s left")
 
 
 @pytest.mark.parametrize("workers", [1, 2])

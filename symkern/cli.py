@@ -192,7 +192,7 @@ def _reproduce(parser: argparse.ArgumentParser) -> Run:
     add("--out", type=Path, metavar="DIR", default=Path("symkern_results"), help="default: %(default)s")
     add("--quick", action="store_true", help="about a minute for each; marked as reduced")
     add(
-        "--full", action="store_true", help="sann-table3 by the paper's recipe, ten hours or more; others are so anyway"
+        "--full", action="store_true", help="sann-table3 by the paper's recipe, ten hours or more; not needed elsewhere"
     )
     add("--seeds", type=int, metavar="N", help="runs of each model, default: as many as the paper")
     add("--device", default="cpu", help="default: %(default)s")

@@ -71,14 +71,14 @@ class Normalized(nn.Module):
         The output of a network that sums over atoms grows with their number: for a property that does not, such as an
         orbital energy, use ``readout="mean"``.
 
-        Where outputs turn with the molecule (`PaiNN` with other heads than "scalar"), the mean is 0 and all components
-        share one spread, their root mean square: anything else would prefer directions. Their target may also be one
-        of atoms.
+        Where outputs turn with the molecule (an attribute ``turns`` of the model says so: `PaiNN` and `SANN` unless
+        they give scalars, and all of `models.vector_outputs`), the mean is 0 and all components share one spread, their
+        root mean square: anything else would prefer directions. Their target may also be one of atoms.
 
         Raises:
             ValueError: no such property of structures, or an empty dataset.
         """
-        turns = getattr(model, "equivariant", False)
+        turns = getattr(model, "turns", False)
         known = dataset.targets if turns else dataset.per_structure
         if target not in known or not len(dataset):
             found = ", ".join(known) or "none"

@@ -58,8 +58,11 @@ class Potential(nn.Module):
         energy_unit: str = "eV",
     ) -> None:
         super().__init__()
-        if getattr(model, "equivariant", False):
-            raise ValueError("model must give energies: PaiNN with head='scalar'; symkern.Normalized takes other heads")
+        if getattr(model, "turns", False):
+            raise ValueError(
+                "model must give energies, not vectors (PaiNN with head='scalar', SANN with output='scalar'): "
+                "symkern.Normalized takes the others"
+            )
         check_positive(scale=scale)
         check_energy_unit(energy_unit, "energy_unit")
         for z, energy in (references or {}).items():

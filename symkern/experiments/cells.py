@@ -268,7 +268,8 @@ def _bar(label: str, total: int, done: int, shown: bool) -> Iterator[Callable[[]
 
     def pace() -> str:
         each = (time.perf_counter() - begin) / now
-        return f"{60 / each:.3g} per minute, {each * (total - done - now) / 60:.0f} min left"
+        left = each * (total - done - now)
+        return f"{60 / each:.3g} per minute, {left / 60:.0f} min left" if left > 90 else f"{left:.0f} s left"
 
     def say() -> None:
         nonlocal now, printed

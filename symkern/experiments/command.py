@@ -29,6 +29,7 @@ def run(args: argparse.Namespace) -> int:
     for name, value in (("--seeds", args.seeds), ("--workers", args.workers)):
         if value is not None and value < 1:
             raise UsageError(f"{name} must be positive, got {value}")
+    _check_device(args.device)
     if args.quick and args.full:
         raise UsageError("--quick and --full exclude each other")
     names = {"all": experiments.ALL, "report": ()}.get(args.name, (args.name,))
@@ -47,10 +48,25 @@ def run(args: argparse.Namespace) -> int:
             print(f"\nreport: {report.build(args.out)}")
     except (DataError, OSError, ValueError) as error:
         raise UsageError(str(error)) from error
+    except KeyboardInterrupt:
+        print(
+            f"\nsymkern: interrupted; what is finished is kept in {args.out}, the same command goes on", file=sys.stderr
+        )
+        return 130
     if failed:
         short = "\n  ".join(line.partition("\n")[0] for line in failed)
         print(f"\nsymkern: {len(failed)} of {len(names)} not finished:\n  {short}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        first = str(error).partition("\n")[0]
+        raise UsageError(f"--device must be one that torch can use here, got {device!r}: {first}") from error
 
 
 def experiment(name: str, args: argparse.Namespace) -> dict[str, Any]:

@@ -20,7 +20,7 @@ def bars(
     columns: Sequence[str] | None = None,
     title: str = "",
 ) -> None:
-    """Write a PNG with a panel for each section and column: models downwards, the paper's figure pale above ours.
+    """Write a PNG with a panel for each section and column: models downwards, the published figure pale above ours.
 
     Bars have the color of their mark. Axes are logarithmic where figures span two decades or more; means that are
     zero or not finite are written out.
@@ -60,8 +60,18 @@ def bars(
             _panel(axes, panel)
             section = panel[0].get("section")
             axes.set_title(f"{section or ''}\n{record.heading(panel[0])}".strip(), fontsize=9)
-    figure.suptitle(f"{title}\npale: paper · full: ours · dots: runs".strip(), fontsize=9.5)
+    figure.suptitle(f"{title}\n{_legend(plain)}".strip(), fontsize=9.5)
     path.write_bytes(png(figure))
+
+
+def _legend(rows: Sequence[Mapping[str, Any]]) -> str:
+    parts = ["pale: published · full: ours"] if any(row["paper"] is not None for row in rows) else ["bars: means"]
+    parts += ["dots: runs"]
+    if any(row.get(key) for row in rows for key in ("mark", "paper_mark")):
+        parts.append("green, red: the paper's marks")
+    if any(row["status"] == "reduced" for row in rows):
+        parts.append("reduced protocol")
+    return " · ".join(parts)
 
 
 def _panel(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -24,7 +24,8 @@ class Row:
         model: named as in the paper.
         column: "<task>/<metric>".
         paper: the published figure; None where there is none.
-        runs: ours, one per seed or fold. What is not finite becomes null in JSON, and so do mean and std with it.
+        runs: ours, one per seed or fold. What is not finite becomes null in JSON, and so do mean and std with it; a
+            single run has no std.
         full: whether the whole protocol was run.
         notes: further plain values. Known to tables and reports: paper_std; mark and paper_mark ("green", "red" or
             None: the paper's highlighting, by its rule); unit; section (which rows are one table: "paper's protocol",
@@ -57,7 +58,7 @@ class Row:
             "column": self.column,
             "paper": self.paper,
             "mean": statistics.fmean(self.runs) if finite else None,
-            "std": statistics.pstdev(self.runs) if finite else None,
+            "std": statistics.pstdev(self.runs) if finite and len(self.runs) > 1 else None,
             "runs": [float(run) if math.isfinite(run) else None for run in self.runs],
             "status": "full" if self.full else "reduced",
             **self.notes,
@@ -107,7 +108,7 @@ def table(content: Mapping[str, Any], *, colored: bool = False) -> str:
         colored: show marks, with the escape sequences of terminals.
     """
     sections = list(dict.fromkeys(row.get("section") for row in content["rows"]))
-    lines: list[tuple[str, ...]] = [("model", "column", "paper", "ours", "spread", "best epoch", "status")]
+    lines: list[tuple[str, ...]] = [("model", "column", "published", "ours", "spread", "best epoch", "status")]
     places = {column: k for k, column in enumerate(dict.fromkeys(row["column"] for row in content["rows"]))}
     rows = sorted(content["rows"], key=lambda row: places[row["column"]])
     lines += [_line(row) for row in rows]
@@ -155,7 +156,7 @@ def value(number: float | None) -> str:
 
 
 def spread(row: Mapping[str, Any]) -> str:
-    return "" if row["std"] is None or len(row["runs"]) == 1 else f"{row['std']:.2g}"
+    return "" if row["std"] is None else f"{row['std']:.2g}"
 
 
 def published(row: Mapping[str, Any]) -> str:

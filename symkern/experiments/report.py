@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -21,7 +22,7 @@ _EPOCHS = {"best_epoch": "best epoch", "stopped_epoch": "stopped at", "paper_sto
 _LEGEND = (
     "Published figure beside ours: mean ± standard deviation over the runs; the runs themselves appear under the "
     "pointer and as dots in the plots. Green and red are the paper's highlighting, by its rule applied to our runs. "
-    "Reduced: not the whole protocol."
+    "Reduced: not the whole protocol; settings say what was run."
 )
 
 
@@ -154,9 +155,15 @@ def _settings(settings: Mapping[str, Any]) -> str:
     items = []
     for name, value in settings.items():
         nested = isinstance(value, dict) or (isinstance(value, list) and any(isinstance(v, dict | list) for v in value))
-        shown = json.dumps(value, indent=1, ensure_ascii=False) if nested else _plain(value)
+        shown = _in_lines(value) if nested else _plain(value)
         items.append(f"<dt>{escape(name)}</dt><dd>{f'<pre>{escape(shown)}</pre>' if nested else escape(shown)}</dd>")
     return f"<dl>{''.join(items)}</dl>"
+
+
+def _in_lines(value: Any) -> str:
+    """Indented JSON, but lists of numbers or names in one line."""
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    return re.sub(r"\[[^\[\]{}]*\]", lambda found: re.sub(r"\n\s*", " ", found[0]), text)
 
 
 def _plain(value: Any) -> str:
@@ -201,7 +208,7 @@ def _table(columns: Sequence[str], rows: Sequence[_Row], mixed: bool) -> str:
     for c in columns:
         name = next(record.heading(row) for m in models for row in cells.get((m, c), []))
         first.append(f'<th colspan="{2 if c in quoted else 1}">{escape(name)}</th>')
-        second.append("<th>paper</th><th>ours</th>" if c in quoted else "<th>ours</th>")
+        second.append("<th>published</th><th>ours</th>" if c in quoted else "<th>ours</th>")
     body = []
     for m in models:
         of_model = [row for c in columns for row in cells.get((m, c), [])]
@@ -240,7 +247,7 @@ def _small(lines: Sequence[str]) -> str:
 
 
 def _paper(row: _Row) -> str:
-    return _marked(row.get("paper_mark"), escape(record.published(row)), "")
+    return _marked(row.get("paper_mark"), escape(record.published(row)), row.get("source") or "")
 
 
 def _ours(row: _Row, shared: Sequence[str], mixed: bool) -> str:

@@ -1,5 +1,6 @@
 """Models: networks from atoms to properties, thin modules on `symkern.nn` without kernels of their own."""
 
+from symkern.models import vector_outputs as vector_outputs
 from symkern.models.asan import ASAN as ASAN
 from symkern.models.coordinate_mlp import CoordinateMLP as CoordinateMLP
 from symkern.models.dimenet import DimeNetPlusPlus as DimeNetPlusPlus

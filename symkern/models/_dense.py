@@ -50,21 +50,41 @@ def centered(pos: Tensor, ptr: Tensor, batch: Tensor) -> Tensor:
     return pos - segment_mean(pos, ptr)[batch]
 
 
+def check_sizes(ptr: Tensor, size: int) -> None:
+    """Raise ValueError for a molecule of more than `size` atoms."""
+    _require(
+        lambda: (ptr.diff() <= size).all(),
+        ptr,
+        lambda: f"z must hold molecules of at most {size} atoms, got one of {int(ptr.diff().max())}",
+    )
+
+
 def padded(values: Tensor, ptr: Tensor, batch: Tensor, size: int) -> Tensor:
     """(B, size, ...) rows of each molecule's atoms, in their order, and zeros behind them.
 
     Raises:
         ValueError: a molecule of more than `size` atoms.
     """
-    _require(
-        lambda: (ptr.diff() <= size).all(),
-        ptr,
-        lambda: f"z must hold molecules of at most {size} atoms, got one of {int(ptr.diff().max())}",
-    )
+    check_sizes(ptr, size)
     place = torch.arange(len(values), device=values.device) + (size * batch - ptr[batch])
     molecules = len(ptr) - 1
     rows = values.new_zeros((molecules * size, *values.shape[1:])).index_copy(0, place, values)
     return rows.reshape(molecules, size, *values.shape[1:])
+
+
+def regressed(network: nn.Sequential, features: Tensor) -> Tensor:
+    """(B, out) by a `regressor`.
+
+    Raises:
+        ValueError: a single molecule in training mode.
+    """
+    if network.training and len(network) > 1 and len(features) == 1:
+        raise ValueError(
+            "batch must hold at least 2 molecules in training mode, got 1: batch norm compares them (leave out a last "
+            "batch of one with drop_last=True, or call eval() to predict)"
+        )
+    out: Tensor = network(features)
+    return out
 
 
 def regressor(inputs: int, out: int, hidden: Sequence[int] = (128, 64), dropout: float = 0.2) -> nn.Sequential:

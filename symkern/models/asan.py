@@ -9,7 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from symkern.models._config import keeps_config
-from symkern.models._dense import LARGEST_Z, centered, check_molecules, molecules_of, padded, regressor
+from symkern.models._dense import (
+    LARGEST_Z,
+    centered,
+    check_molecules,
+    check_sizes,
+    molecules_of,
+    padded,
+    regressed,
+    regressor,
+)
 from symkern.models._graph import graph_of
 from symkern.neighbors import Neighbors
 from symkern.nn.asan import LearnedRotation, ScaledAngles
@@ -22,6 +31,7 @@ from symkern.ops.segment_sum import segment_sum
 
 MAX_ATOMS = 15
 POOLED = {"outer": 225, "gram": 225, "moment": 9}
+_MASKED: dict[str, Any] = {"features": 32, "channels": 16, "num_basis": 16, "cutoff": 5.0}
 
 
 class ASAN(nn.Module):
@@ -39,8 +49,8 @@ class ASAN(nn.Module):
       the rotated coordinates (9 C). Any number of atoms, in any order; sums run over atoms that are there, so that no
       padding needs a mask.
 
-    The first two know coordinates only, not elements, and at most 15 atoms. None is invariant under rotations, except
-    with pooling="gram".
+    The first two know coordinates only, not elements, and at most 15 atoms ("moment": any number). None is invariant
+    under rotations, except with pooling="gram".
 
     Args:
         out: width of the output.
@@ -50,7 +60,7 @@ class ASAN(nn.Module):
         hidden: widths of the MLP; batch norm, ReLU and dropout follow each.
         dropout: its rate.
         features, channels, num_basis, cutoff: of "masked": width of an atom's embedding and of the filters of its
-            neighborhood, weights C per atom, functions of the radial basis, Å.
+            neighborhood (by default 32), weights C per atom (16), functions of the radial basis (16), Å (5).
 
     Raises:
         ValueError: a setting out of range, or one that the variant does not use.
@@ -68,19 +78,23 @@ class ASAN(nn.Module):
         num_angles: int = 5,
         hidden: Sequence[int] = (128, 64),
         dropout: float = 0.2,
-        features: int = 32,
-        channels: int = 16,
-        num_basis: int = 16,
-        cutoff: float = 5.0,
+        features: int | None = None,
+        channels: int | None = None,
+        num_basis: int | None = None,
+        cutoff: float | None = None,
     ) -> None:
         super().__init__()
         check_choice("variant", variant, ("paper", "released", "masked"))
         if variant != "paper" and pooling is not None:
             raise ValueError(f"pooling is a setting of variant='paper', got {pooling!r} for {variant!r}")
+        own = {"features": features, "channels": channels, "num_basis": num_basis, "cutoff": cutoff}
+        for name, value in own.items():
+            if variant != "masked" and value is not None:
+                raise ValueError(f"{name} is a setting of variant='masked', got {value!r} for {variant!r}")
         pooling = pooling or "outer"
         check_choice("pooling", pooling, tuple(POOLED))
         self.variant, self.pooling = variant, pooling
-        self.cutoff = float(cutoff) if variant == "masked" else None
+        self.cutoff: float | None = None
         if variant == "released":
             self.angles = ScaledAngles(num_angles)
             width = 3 * MAX_ATOMS * num_angles
@@ -88,9 +102,10 @@ class ASAN(nn.Module):
             self.rotation = LearnedRotation(num_angles)
             width = POOLED[pooling]
         if variant == "masked":
-            check_positive(channels=channels)
-            self.weights = AtomWeights(channels, features, num_basis, cutoff)
-            width = 10 * channels
+            used = _MASKED | {name: value for name, value in own.items() if value is not None}
+            check_positive(channels=used["channels"])
+            self.weights = AtomWeights(**used)
+            self.cutoff, width = used["cutoff"], 10 * used["channels"]
         self.regressor = regressor(width, out, hidden, dropout)
 
     def forward(
@@ -117,7 +132,7 @@ class ASAN(nn.Module):
 
         Raises:
             TypeError, ValueError: arguments that do not fit, a periodic structure, more than 15 atoms in a molecule
-                unless "masked".
+                unless "masked" or with pooling="moment", a single molecule in training mode.
         """
         dtype = next(self.regressor.parameters()).dtype
         if self.cutoff is None:
@@ -127,12 +142,13 @@ class ASAN(nn.Module):
             check_molecules(cell, pbc)
             nb = graph_of(z, pos, batch, None, None, nb, self.cutoff, LARGEST_Z, dtype)
             features = self._of_atoms(z, centered(pos, nb.ptr, nb.batch), nb)
-        out: Tensor = self.regressor(features).to(pos.dtype)
-        return out
+        return regressed(self.regressor, features).to(pos.dtype)
 
     def _of_coordinates(self, x: Tensor, ptr: Tensor, batch: Tensor) -> Tensor:
         if self.variant == "released":
             return padded(self.angles(x), ptr, batch, MAX_ATOMS).transpose(1, 2).flatten(1)
+        if self.pooling != "moment":
+            check_sizes(ptr, MAX_ATOMS)
         return second_order_pool(x, self.rotation(), ptr, self.pooling)
 
     def _of_atoms(self, z: Tensor, x: Tensor, nb: Neighbors) -> Tensor:

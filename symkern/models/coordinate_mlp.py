@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from symkern.models._config import keeps_config
-from symkern.models._dense import centered, molecules_of, padded, regressor
+from symkern.models._dense import centered, molecules_of, padded, regressed, regressor
 from symkern.neighbors import Neighbors
 from symkern.nn.basic import check_positive
 
@@ -52,5 +52,4 @@ class CoordinateMLP(nn.Module):
         """(B, out) for B molecules; arguments and errors as of `ASAN`, with `max_atoms` in place of 15."""
         ptr, batch = molecules_of(z, pos, batch, cell, pbc, nb, next(self.parameters()).dtype)
         x = centered(pos, ptr, batch)
-        out: Tensor = self.regressor(padded(x, ptr, batch, self.max_atoms).flatten(1)).to(pos.dtype)
-        return out
+        return regressed(self.regressor, padded(x, ptr, batch, self.max_atoms).flatten(1)).to(pos.dtype)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from symkern.models._config import keeps_config
-from symkern.models._dense import molecules_of, padded, regressor
+from symkern.models._dense import molecules_of, padded, regressed, regressor
 from symkern.neighbors import Neighbors
 from symkern.ops.safe_norm import safe_norm
 
@@ -58,8 +58,7 @@ class InvariantMLP(nn.Module):
     ) -> Tensor:
         """(B, out) for B molecules; arguments and errors as of `ASAN`, with `max_atoms` in place of 15."""
         ptr, batch = molecules_of(z, pos, batch, cell, pbc, nb, next(self.parameters()).dtype)
-        out: Tensor = self.regressor(self.invariants(pos, ptr, batch)).to(pos.dtype)
-        return out
+        return regressed(self.regressor, self.invariants(pos, ptr, batch)).to(pos.dtype)
 
     def invariants(self, pos: Tensor, ptr: Tensor, batch: Tensor) -> Tensor:
         """(B, n (n - 1) / 2 + n - 2) distances in Å, then cosines."""
@@ -70,9 +69,8 @@ class InvariantMLP(nn.Module):
         steps = dense.diff(dim=1)
         lengths = safe_norm(steps)
         product = lengths[:, :-1] * lengths[:, 1:]
-        opened = -(steps[:, :-1] * steps[:, 1:]).sum(
-            2
-        )  # both steps point along the order of atoms: one is turned round
+        # both steps point along the order of atoms: one is turned round
+        opened = -(steps[:, :-1] * steps[:, 1:]).sum(2)
         nothing = product == 0
         cosines = torch.where(nothing, 0.0, opened / torch.where(nothing, 1.0, product))
         return torch.cat([distances, cosines * there[:, 2:]], 1)

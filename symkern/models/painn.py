@@ -76,7 +76,7 @@ class PaiNN(nn.Module):
         check_choice("head", head, ("scalar", *EQUIVARIANT))
         if head in EQUIVARIANT and (out, readout) != (1, "sum"):
             raise ValueError(f"out and readout are settings of head='scalar', got {out} and {readout!r} for {head!r}")
-        self.cutoff, self.max_z, self.equivariant = float(cutoff), max_z, head in EQUIVARIANT
+        self.cutoff, self.max_z, self.turns = float(cutoff), max_z, head in EQUIVARIANT
         self.embedding = nn.Embedding(max_z + 1, hidden, padding_idx=0)
         self.interactions = nn.ModuleList(
             PaiNNInteraction(hidden, num_basis, cutoff, kind=kind, trainable_basis=trainable_basis)
@@ -91,7 +91,7 @@ class PaiNN(nn.Module):
         widths = [max(hidden // 2, 1)] if head_hidden is None else list(head_hidden)
         for width in widths:
             check_positive(head_hidden=width)
-        self.head = EQUIVARIANT[head](hidden, widths) if self.equivariant else ScalarHead(hidden, widths, out, readout)
+        self.head = EQUIVARIANT[head](hidden, widths) if self.turns else ScalarHead(hidden, widths, out, readout)
 
     def forward(
         self,

@@ -77,6 +77,7 @@ class SANN(nn.Module):
         for name, value in (("num_spherical", num_spherical), ("num_radial", num_radial)):
             if not 1 <= value <= 8:
                 raise ValueError(f"{name} must be in 1 .. 8, got {value}")
+        self.turns = output != "scalar"
         self.output, self.cutoff, self.tolerance, self.max_z = output, float(cutoff), float(tolerance), max_z
         self.num_spherical, self.num_radial = num_spherical, num_radial
         self.embedding = nn.Embedding(max_z + 1, hidden, padding_idx=0)

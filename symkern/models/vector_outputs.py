@@ -19,7 +19,13 @@ from symkern.nn.heads import centred
 from symkern.ops.segment_sum import segment_sum
 
 
-class GradientVectors(nn.Module):
+class _Vectors(nn.Module):
+    """`turns`: what is to be learned turns with the molecule, even if the output does not quite; see `Normalized`."""
+
+    turns = True
+
+
+class GradientVectors(_Vectors):
     """v_i = -ds / dx_i of the one invariant number s that a model predicts for a structure, as forces are.
 
     Equivariant under O(3); the vectors of a molecule add up to zero. Source: SANN, section 6.2, for invariant models.
@@ -37,7 +43,7 @@ class GradientVectors(nn.Module):
         return energy_and_forces(self.model, z, pos, batch, **graph, create_graph=torch.is_grad_enabled())[1]
 
 
-class DisplacementVectors(nn.Module):
+class DisplacementVectors(_Vectors):
     """v_i = how far EGNN moves atom i: coordinates after the last layer minus those given. Equivariant under O(3).
 
     Args:
@@ -54,7 +60,7 @@ class DisplacementVectors(nn.Module):
         return x - pos
 
 
-class MLPVectors(nn.Module):
+class MLPVectors(_Vectors):
     """v_i = an MLP of two layers of (x_i - c, the features of atom i): no longer equivariant, on purpose.
 
     c is the centroid, so that translations still change nothing. Source: SANN, section 6, "+MLP".
@@ -84,7 +90,7 @@ class MLPVectors(nn.Module):
         return out
 
 
-class ChargeDipoles(nn.Module):
+class ChargeDipoles(_Vectors):
     """d = sum_i q_i (x_i - c), with charges q_i linear in the features of the atoms: a dipole from an invariant model.
 
     For EGNN the displacements of the atoms are added. Equivariant under O(3), and independent of the origin. Gradients
@@ -112,7 +118,7 @@ class ChargeDipoles(nn.Module):
         return segment_sum(terms, ptr)
 
 
-class SummedVectors(nn.Module):
+class SummedVectors(_Vectors):
     """The sum over the atoms of each molecule of what a module gives for them.
 
     Args:
@@ -151,6 +157,7 @@ class Noisy(nn.Module):
         if seed < 0:
             raise ValueError(f"seed must not be negative, got {seed}")
         self.model, self.sd, self.seed = model, sd, seed
+        self.turns = bool(getattr(model, "turns", False))
         self._generator = torch.Generator().manual_seed(2 * seed)
 
     def forward(self, z: Tensor, pos: Tensor, batch: Tensor | None = None, **graph: Any) -> Tensor:

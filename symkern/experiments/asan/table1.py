@@ -17,8 +17,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
-
 from symkern.experiments import cells, plots, record
 from symkern.experiments.asan import models, qm9
 from symkern.experiments.asan.models import EV, NETWORKS
@@ -116,7 +114,7 @@ def cell(model: str, split: str, fold: int, seed: int, data: str | None, *, quic
 def _rows(model: str, split: str, found: Sequence[Mapping[str, Any]], *, full: bool) -> list[record.Row]:
     loss, mae, stopped = PUBLISHED.get(model, (None, None, None))
     network = NETWORKS.get(model)
-    paper = {"mae_ha": mae, "mae_ev": mae, "valid_mse": loss}
+    paper = {"mae_ha": mae, "mae_ev": None if mae is None else EV * mae, "valid_mse": loss}
     rows = []
     for column, (key, factor, unit) in COLUMNS.items():
         notes: dict[str, Any] = {
@@ -131,7 +129,7 @@ def _rows(model: str, split: str, found: Sequence[Mapping[str, Any]], *, full: b
         if key == "rotation_spread":
             notes["largest"] = [one["rotation_spread_largest"] for one in found]
         if paper.get(column) is not None:
-            notes |= {"source": SOURCE, "paper_unit": "printed as eV", "paper_stopped_epoch": stopped}
+            notes |= {"source": SOURCE, "paper_unit": "Hartree, printed as eV", "paper_stopped_epoch": stopped}
         title = network.title if network else model
         runs = [factor * one[key] for one in found]
         rows.append(record.Row(title, f"{TASKS[split]}/{column}", paper.get(column), runs, full, notes))
@@ -164,7 +162,7 @@ def _settings(
         "split": qm9.stored(),
         "notes": (__doc__ or "").strip().splitlines(),
         "findings": findings(grouped),
-        "threads": torch.get_num_threads(),
+        "threads": 1,
     }
 
 
@@ -189,13 +187,7 @@ def findings(grouped: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]) -> 
         + ", ".join(f"{mean(m) / nothing:.2f} ({NETWORKS[m].title})" for m in PUBLISHED)
         + " of the mean predictor's error; kernel ridge regression and SchNet, which know the elements, have "
         f"{mean('kernel ridge') / nothing:.2f} and {mean('SchNet') / nothing:.2f}.",
-        "Early stopping came at epochs "
-        + ", ".join(
-            f"{_range(one['stopped_epoch'] for one in grouped[free, m])} ({NETWORKS[m].title}, paper "
-            f"{_range(PUBLISHED[m][2])})"
-            for m in PUBLISHED
-        )
-        + f", {models.PATIENCE} after the best.",
+        *_stops({m: grouped[free, m] for m in PUBLISHED}),
         f"ASAN without its limits (masked): {masked:.4f} Ha, {masked / nothing:.2f} of the mean predictor's error, "
         f"with {size['masked']} parameters (paper: {size['outer']}).",
         "A turned molecule gets another prediction, by (standard deviation, mean over molecules, Ha): "
@@ -210,6 +202,16 @@ def findings(grouped: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]) -> 
         + ".",
     ]
     return lines
+
+
+def _stops(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """Where training ended since it got no better; runs that ended with their last epoch say nothing."""
+    early = {
+        m: [one["stopped_epoch"] for one in runs if one["stopped_epoch"] - one["best_epoch"] == models.PATIENCE]
+        for m, runs in found.items()
+    }
+    shown = [f"{_range(e)} ({NETWORKS[m].title}, paper {_range(PUBLISHED[m][2])})" for m, e in early.items() if e]
+    return [f"Early stopping came at epochs {', '.join(shown)}, {models.PATIENCE} after the best."] if shown else []
 
 
 def _range(epochs: Iterable[int]) -> str:

@@ -97,7 +97,7 @@ def run(
         "gradient": gradient,
         "notes": (__doc__ or "").strip().splitlines(),
         "findings": findings(grouped, gradient),
-        "threads": torch.get_num_threads(),
+        "threads": 1,
     }
     commits = cells.commits(of_table1) + cells.commits(results)
     content = record.write(out / f"{NAME}.json", NAME, commits, settings, rows)
@@ -167,7 +167,7 @@ def _rows(split: str, network: str, ablation: str, grouped: _Grouped, *, full: b
     mae, change = ABLATIONS[ablation][:2] if network in READINGS else (None, None)
     columns: dict[str, tuple[list[float], float | None, str]] = {
         "mae_ha": ([one["mae"] for one in found], mae, "Ha"),
-        "mae_ev": ([EV * one["mae"] for one in found], mae, "eV"),
+        "mae_ev": ([EV * one["mae"] for one in found], None if mae is None else EV * mae, "eV"),
         "mae_turned_ha": ([one["mae_turned"] for one in found], None, "Ha"),
         "valid_mse": ([one["valid_mse"] for one in found], None, "Ha²"),
     }
@@ -185,7 +185,7 @@ def _rows(split: str, network: str, ablation: str, grouped: _Grouped, *, full: b
             "stopped_epoch": [one["stopped_epoch"] for one in found],
         }
         if paper is not None:
-            notes |= {"source": SOURCE, "paper_unit": "printed as eV"}
+            notes |= {"source": SOURCE, "paper_unit": "Hartree, printed as eV"}
         rows.append(record.Row(named(network, ablation), f"{TASKS[split]}/{column}", paper, runs, full, notes))
     return rows
 
@@ -197,7 +197,7 @@ def findings(grouped: _Grouped, gradient: Mapping[str, Mapping[str, float]]) -> 
         """Mean and spread over folds of the change against the same network in full."""
         pairs = zip(grouped["leak-free", network, ablation], grouped["leak-free", network, FULL], strict=True)
         changes = [one[key] - other[key] for one, other in pairs]
-        return f"{fmean(changes):+.4f} ± {pstdev(changes):.4f}"
+        return f"{fmean(changes):+.4f}" + (f" ± {pstdev(changes):.4f}" if len(changes) > 1 else "")
 
     lines = [
         f"{ablation} (paper: {ABLATIONS[ablation][1]:+.4f}) changes the error on the leak-free split by, in Ha: "

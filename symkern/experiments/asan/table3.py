@@ -155,25 +155,30 @@ def _rows(model: str, found: Mapping[str, Any], *, full: bool) -> list[record.Ro
         "parameters": found["parameters"][model],
     }
     published = {"source": SOURCE, "paper_complexity": complexity} if paper is not None else {}
-    seconds, base = found["seconds"][model], found["seconds"]["CoordinateMLP"]
     rows = []
     for column, share in SHARES.items():
-        relative = [own / other for own, other in zip(seconds[share], base[share], strict=True)]
+        relative = _relative(model, share, found)
         more = {**published, "median": median(relative)}
         rows.append(record.Row(title, f"training/{column}", paper, relative, full, {**notes, **more}))
-    per_update = [1e3 * s / found["updates"] for s in seconds["steps"]]
+    per_update = [1e3 * s / found["updates"] for s in found["seconds"][model]["steps"]]
     rows.append(record.Row(title, "training/step", None, per_update, full, {**notes, "unit": "ms"}))
     return rows
+
+
+def _relative(model: str, share: str, found: Mapping[str, Any]) -> list[float]:
+    """Times of a round, relative to those of the baseline in the same round."""
+    own, base = (found["seconds"][m][share] for m in (model, "CoordinateMLP"))
+    return [mine / other for mine, other in zip(own, base, strict=True)]
 
 
 def findings(found: Mapping[str, Any]) -> list[str]:
     """What the figures say about the paper's, in sentences."""
 
     def relative(model: str, share: str) -> float:
-        return fmean(found["seconds"][model][share]) / fmean(found["seconds"]["CoordinateMLP"][share])
+        return fmean(_relative(model, share, found))
 
     return [
-        "Time of an epoch relative to the baseline (of its updates alone): "
+        "Time of an epoch relative to the baseline, mean of the rounds (of its updates alone): "
         + ", ".join(
             f"{TITLES.get(m, NETWORKS[m].title)} {relative(m, 'epoch'):.2f} ({relative(m, 'steps'):.2f})"
             + (f", paper {PUBLISHED[m][0]:.1f}" if m in PUBLISHED else "")

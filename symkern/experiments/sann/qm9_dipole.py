@@ -124,7 +124,7 @@ def findings(rows: Sequence[record.Row]) -> list[str]:
     worse = [f"{m} {errors[m]:.3f} to {after[m]:.3f}" for m in after if after[m] > 1.05 * errors[m]]
     return [
         f"Mean error of dipole vectors in D: {listed}.",
-        "Errors that grow when the test molecules are turned: " + (", ".join(worse) or "none") + ".",
+        "Errors that grow by more than 5 % when the test molecules are turned: " + (", ".join(worse) or "none") + ".",
     ]
 
 
@@ -135,8 +135,8 @@ def _file(data: Path | str | None) -> Path:
     for path in find(data):
         if path.name == FILE:
             return path
-    where = data or os.environ.get("SYMKERN_DATA") or "nowhere: give --data or SYMKERN_DATA"
-    raise FileNotFoundError(f"{FILE} not found in {where}")
+    where = data or os.environ.get("SYMKERN_DATA")
+    raise FileNotFoundError(f"{FILE} not found" + (f" in {where}" if where else ": give --data or SYMKERN_DATA"))
 
 
 @lru_cache(maxsize=1)

@@ -145,7 +145,11 @@ def run(
         "paper_counts": broken_structures.COUNTED,
         "source": SOURCE,
         "notes": (__doc__ or "").strip().splitlines(),
-        "findings": broken_structures.findings(everything, counts) + compared(rows),
+        "findings": [
+            _origin(chosen, published=bool(files)),
+            *broken_structures.findings(everything, counts),
+            *compared(rows),
+        ],
     }
     content = record.write(out / f"{NAME}.json", NAME, cells.commits(results), settings, rows)
     shown = [row for row in content["rows"] if row["column"].endswith(("/cd", "/matched", "/cd-reverse"))]
@@ -235,6 +239,13 @@ def train(
 # ---- rows ------------------------------------------------------------------------------------------------------------
 
 
+def _origin(chosen: Dataset, *, published: bool) -> str:
+    structures = f"{chosen.num_structures} structures of {len(chosen.per_structure['molecule'].unique())} molecules"
+    if published:
+        return f"Data: {structures} of QM7-X."
+    return f"Data: {structures} of a stand-in of our own, not of QM7-X: only the order of models can be compared."
+
+
 def compared(rows: Sequence[record.Row]) -> list[str]:
     """Sentences: how models stand beside vectors of zero."""
     mean = {(row.model, row.column): fmean(row.runs) for row in rows}
@@ -249,8 +260,8 @@ def compared(rows: Sequence[record.Row]) -> list[str]:
         worse = sum(error > zero["matched"] for error in astray.values())
         lines.append(
             f"{section}: vectors of zero have a Chamfer distance of {zero['cd']:.2g} and a matched error of "
-            f"{zero['matched']:.2g}. Models trained with the Chamfer distance have {_listed(of(f'{by}-cd/cd'))} of it; "
-            f"in the matched error {worse} of {len(astray)} are worse than zero ({_listed(astray)}). Trained with "
+            f"{zero['matched']:.2g}. Models trained with the Chamfer distance have {_listed(of(f'{by}-cd/cd'))}; "
+            f"in the matched error {worse} of {len(astray)} are worse than zeros ({_listed(astray)}). Trained with "
             f"symmetric_mse, matched error: {_listed(of(f'{by}-matched/matched'))}."
         )
     return lines

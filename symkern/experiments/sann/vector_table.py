@@ -351,7 +351,8 @@ def turned(rows: Iterable[record.Row], goal: float) -> list[str]:
     if not reached["matched"]:
         return []
     return [
-        f"Models that, trained to convergence, have a matched error below {goal:g} in every task and seed: "
+        f"Of the {len(reached['matched'])} models trained to convergence, these have a matched error below {goal:g} in "
+        f"every task and seed: "
         f"{', '.join(done) or 'none'}. Of these, those that also have it on the same molecules turned at random after "
         f"training: {', '.join(kept) or 'none'}."
     ]
