@@ -65,7 +65,8 @@ def test_results_are_kept_and_taken_over(tmp_path: Path, monkeypatch: pytest.Mon
     assert [result["twice"] for result in results.values()] == [0, 2, 4]
     assert results["task/EGNN+Noise/1"]["pair"] == [1, 1]  # as a later run will read it
     assert {result["threads"] for result in results.values()} == {1}
-    kept = json.loads((tmp_path / "task/EGNN+Noise/1.json").read_text())
+    (path,) = (tmp_path / "task/EGNN+Noise").glob("1.*.json")
+    kept = json.loads(path.read_text())
     assert kept == {
         "function": "test_experiment_cells.double",
         "arguments": {"x": 1, "log": str(log)},
@@ -90,6 +91,8 @@ def test_other_arguments_and_functions_are_run_again(tmp_path: Path) -> None:
     assert cells.run([Cell("a", double, {"x": 5, "log": log})], tmp_path, progress=False)["a"]["twice"] == 10
     assert cells.run([Cell("a", triple, {"x": 5, "log": log})], tmp_path, progress=False)["a"]["twice"] == 15
     assert cells.run([Cell("a", triple, {"log": log, "x": 5})], tmp_path, progress=False)["a"]["twice"] == 15
+    # and none has taken the place of another
+    assert cells.run([Cell("a", double, {"x": 1, "log": log})], tmp_path, progress=False)["a"]["twice"] == 2
     assert calls(tmp_path / "log") == [1, 5, 5]
 
 
@@ -97,9 +100,9 @@ def test_other_arguments_and_functions_are_run_again(tmp_path: Path) -> None:
 def test_damaged_files_are_run_again(tmp_path: Path, damage: str) -> None:
     cell = Cell("a", double, {"x": 1})
     whole = cells.run([cell], tmp_path, progress=False)
-    path = tmp_path / "a.json"
+    (path,) = tmp_path.glob("a.*.json")
     path.write_text(path.read_text()[:-20] if damage == "cut" else damage)
-    with pytest.warns(UserWarning, match=r"a\.json cannot be read and is computed again"):
+    with pytest.warns(UserWarning, match=r"a\.\w{8}\.json cannot be read and is computed again"):
         assert cells.run([cell], tmp_path, progress=False) == whole
     assert json.loads(path.read_text())["result"] == whole["a"]
     assert not list(tmp_path.glob("*.partial"))
@@ -143,7 +146,7 @@ def test_failures_are_told_when_the_others_are_done(tmp_path: Path, workers: int
         cells.run(table, tmp_path, workers=workers, progress=False)
     assert "ValueError: cannot do 1" in str(error.value)
     assert "in fail" in str(error.value)  # the traceback
-    assert [path.name for path in tmp_path.glob("*.json")] == ["good.json"]
+    assert [path.name.partition(".")[0] for path in tmp_path.glob("*.json")] == ["good"]
     with pytest.raises(CellError, match="must return a dict, got list"):
         cells.run(table[1:2], tmp_path, progress=False)
 
@@ -173,7 +176,7 @@ if __name__ == "__main__":
     process = subprocess.Popen([sys.executable, str(file)], stderr=subprocess.PIPE, text=True)
     try:
         begin = time.monotonic()
-        while not (len(list(tmp_path.glob("*.pid"))) == 2 and (tmp_path / "kept" / "done.json").exists()):
+        while not (len(list(tmp_path.glob("*.pid"))) == 2 and list((tmp_path / "kept").glob("done.*.json"))):
             assert process.poll() is None
             assert time.monotonic() - begin < 60
             time.sleep(0.1)
@@ -188,7 +191,7 @@ if __name__ == "__main__":
             time.sleep(0.1)
         with pytest.raises(ProcessLookupError):
             os.kill(int(path.stem), 0)
-    assert [path.name for path in (tmp_path / "kept").rglob("*.json")] == ["done.json"]
+    assert [path.name.partition(".")[0] for path in (tmp_path / "kept").rglob("*.json")] == ["done"]
 
 
 def test_what_is_refused(tmp_path: Path) -> None:

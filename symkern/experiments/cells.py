@@ -18,7 +18,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,11 +65,11 @@ class Results(dict[str, dict[str, Any]]):
 def run(cells: Sequence[Cell], folder: Path, *, workers: int = 1, progress: bool = True, label: str = "") -> Results:
     """Run each cell, or read what an earlier run has left; results by key, as JSON gives them back.
 
-    Each finished cell is written at once to ``folder/KEY.json`` with function, arguments, commit, seconds and result. A
-    cell found there is not run again; one of another function or other arguments is run and replaced; a file that
-    cannot be read is replaced with a warning. Cells of an earlier commit are taken over, with a warning: whoever has
-    changed what they compute deletes them. Every cell has one thread of torch and starts with torch's generator
-    seeded from its key, so that results depend on neither the order nor the number of workers.
+    Each finished cell is written at once to ``folder/KEY.DIGEST.json`` with function, arguments, commit, seconds and
+    result; the digest is that of function and arguments, so that no cell takes the place of another. A cell found there
+    is not run again; a file that cannot be read is replaced with a warning. Cells of an earlier commit are taken over,
+    with a warning: whoever has changed what they compute deletes them. Every cell has one thread and starts with
+    torch's generator seeded from its key, so that results depend on neither the order nor the number of workers.
 
     Args:
         workers: processes; with 1 cells run in this one.
@@ -136,7 +136,15 @@ def _name(cell: Cell) -> str:
 
 
 def _path(folder: Path, cell: Cell) -> Path:
-    return folder / f"{cell.key}.json"
+    return folder / f"{cell.key}.{zlib.crc32(json.dumps(_described(cell), sort_keys=True).encode()):08x}.json"
+
+
+def digest(*files: Path | str) -> str:
+    """What files hold, in short: among the arguments of a cell it tells data apart that lie at the same place."""
+    whole = 0
+    for file in files:
+        whole = zlib.crc32(Path(file).read_bytes(), whole)
+    return f"{whole:08x}"
 
 
 def _described(cell: Cell) -> dict[str, Any]:
@@ -249,9 +257,20 @@ def _one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with _one_thread_of_blas():
+            yield
     finally:
         torch.set_num_threads(before)
+
+
+def _one_thread_of_blas() -> AbstractContextManager[Any]:
+    """Sums of NumPy and scikit-learn depend on it, too."""
+    try:
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped,unused-ignore]  # of scikit-learn
+    except ImportError:
+        return nullcontext()
+    limits: AbstractContextManager[Any] = threadpool_limits(1)
+    return limits
 
 
 # ---- progress --------------------------------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ def run(
     file = _file(data)
     recipe = replace(RECIPE, epochs=QUICK_EPOCHS) if quick else RECIPE
     sizes = QUICK_SIZES if quick else SIZES
-    shared = {"file": str(file), "sizes": list(sizes)}
+    shared = {"file": str(file), "digest": cells.digest(file), "sizes": list(sizes)}
     plan = [
         cells.Cell(
             f"{model}/{seed}",
@@ -172,6 +172,7 @@ def mean_error(file: Path | str, sizes: Sequence[int], seed: int) -> float:
 
 def train(
     file: str,
+    digest: str,
     sizes: Sequence[int],
     model: str,
     size: Mapping[str, Any],

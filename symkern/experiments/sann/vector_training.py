@@ -75,14 +75,15 @@ def fit(module: VectorModel, task: VectorTask, recipe: Recipe) -> dict[str, Any]
     best = [torch.empty_like(p) for p in weights]
     optimizer = torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     module.train()
-    least, best_step, improved, ended = math.inf, 0, 0, "steps"
+    least, best_step, ended = math.inf, 0, "steps"
+    level, improved = math.inf, 0  # the last that was a thousandth below the one before: small steps add up
     for step in range(recipe.steps + 1):
         loss = task.loss(module(prepared), recipe.loss)
         value = loss.item()
         if not math.isfinite(value):
             raise FloatingPointError(f"loss must be finite, got {value} at step {step}")
-        if value < 0.999 * least:
-            improved = step
+        if value < 0.999 * level:
+            level, improved = value, step
         if value < least:
             least, best_step = value, step
             _copy(weights, best)
