@@ -288,8 +288,28 @@ def test_batches_and_inputs(kind: str) -> None:
     with pytest.raises(ValueError, match=r"nb must be a graph of the \d+ atoms of z"):
         model(**system, nb=sk.neighbor_list(system["pos"][:5], 5.0))
     if kind not in ("moment", "masked"):
-        with pytest.raises(ValueError, match="15"):
+        with pytest.raises(ValueError, match="z must hold molecules of at most 15 atoms, got one of 60"):
             model(**molecules("C60"))
+
+
+@pytest.mark.parametrize("kind", ["CoordinateMLP", "InvariantMLP", "released"])
+def test_too_large_a_molecule_harms_no_other_where_no_check_can_raise(kind: str) -> None:
+    """Compiled code does not raise: the large molecule is NaN, the one behind it right."""
+    model = torch.compile(made(kind), backend="aot_eager")
+    found = model(**molecules("H2O", "C60", "CH4"))
+    assert found.isnan().flatten().tolist() == [False, True, False]
+    alone = molecules("H2O", "C60", "CH4")
+    last = alone["batch"] == 2
+    expected = made(kind)(alone["z"][last], alone["pos"][last])
+    torch.testing.assert_close(found[2:], expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["CoordinateMLP", "InvariantMLP", *VARIANTS])
+def test_a_batch_of_one_is_not_trained_on(kind: str) -> None:
+    model, one = made(kind), molecules("CH4")
+    assert model(**one).shape == (1, 1)
+    with pytest.raises(ValueError, match="batch must hold at least 2 molecules in training mode, got 1: batch norm"):
+        model.train()(**one)
 
 
 def test_settings() -> None:
@@ -299,6 +319,8 @@ def test_settings() -> None:
         ({"variant": "masked", "pooling": "gram"}, "pooling is a setting of variant='paper', got 'gram' for 'masked'"),
         ({"variant": "released", "num_angles": 0}, "num_scales must be positive"),
         ({"variant": "masked", "channels": 0}, "channels must be positive"),
+        ({"cutoff": 3.0}, "cutoff is a setting of variant='masked', got 3.0 for 'paper'"),
+        ({"variant": "released", "channels": 8}, "channels is a setting of variant='masked', got 8 for 'released'"),
         ({"out": 0}, "out must be positive"),
         ({"hidden": (5, 0)}, "hidden must be positive"),
         ({"dropout": 2.0}, "dropout"),

@@ -132,6 +132,45 @@ def test_committed_digest_is_that_of_the_committed_results(tmp_path: Path) -> No
     assert (results / "report.md").read_text() == (tmp_path / "results" / "report.md").read_text()
 
 
+FOREIGN = {
+    "rows": '{"name": "x", "commit": "c", "settings": {}, "rows": [{"model": "a"}]}',
+    "settings": '{"name": "x", "commit": "c", "settings": null, "rows": [{}]}',
+    "text": '{"name": "x", "commit": "c", "settings": {}, "rows": ["a"]}',
+    "deep": "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_report_beside_foreign_files(name: str, tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / f"{name}[1].json").write_text(FOREIGN[name])
+    (tmp_path / "folder.json").mkdir()
+    with pytest.warns(UserWarning, match=r"is left out of the report"):
+        report.build(tmp_path)
+    assert "sann-table2.json" in (tmp_path / "report.html").read_text()
+
+
+def test_a_full_run_is_not_replaced_by_less(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    full = [Row("EGNN", "a/b", None, [1.0, 2.0], True), Row("zero", "a/b", None, [1.0], True)]
+    before = record.write(path, "a", ["abc"], {}, full)
+    with pytest.raises(ValueError, match="holds a run of the whole protocol, which this one would replace"):
+        record.write(path, "a", ["abc"], {}, [Row("EGNN", "a/b", None, [3.0], False), full[1]])
+    assert json.loads(path.read_text()) == before
+    assert before["rows"][0]["std"] == 0.5
+    assert before["rows"][1]["std"] is None  # a single run
+    record.write(path, "a", ["abc"], {}, full)  # its like takes its place
+
+
+def test_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiments, "load", lambda name: interrupted)
+    assert cli.main(["reproduce", "sann-table2", "--out", str(tmp_path)]) == 130
+    assert f"interrupted; what is finished is kept in {tmp_path}" in capsys.readouterr().err
+
+
 def test_report_fetches_nothing(tmp_path: Path) -> None:
     write(tmp_path)
     plots.bars(tmp_path / "sann-table2.png", rows())
@@ -277,6 +316,7 @@ def test_report_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     [
         (["nonsense"], "name must be one of asan-table1, .*, all, report, got 'nonsense'"),
         (["all", "--seeds", "0"], "--seeds must be positive, got 0"),
+        (["all", "--device", "abacus"], "--device must be one that torch can use here, got 'abacus': "),
         (["all", "--workers", "-1"], "--workers must be positive, got -1"),
     ],
 )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import symkern as sk
 from symkern.models import EGNN, DimeNetPlusPlus, PaiNN, SchNet
+from symkern.models._config import keeps_config
 
 Builder = Callable[[], nn.Module]
 MODELS: dict[str, Builder] = {
@@ -242,6 +243,13 @@ def test_config_holds_all_arguments_as_plain_values() -> None:
     assert set(model.config) == set(inspect.signature(EGNN).parameters)
     given = {"out": 2, "hidden": 8, "cutoff": 4.0, "elements": [1, 8]}
     assert given.items() <= model.config.items()
+
+    class Narrow(EGNN):
+        @keeps_config
+        def __init__(self, width: int) -> None:
+            super().__init__(hidden=width)
+
+    assert Narrow(4).config == {"width": 4}
     with pytest.raises(TypeError, match=r"EGNN.__init__\(\) got an unexpected keyword argument 'width'"):
         EGNN(width=8)
 

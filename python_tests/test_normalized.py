@@ -10,7 +10,7 @@ import torch
 import symkern as sk
 from symkern import training
 from symkern.data import Dataset
-from symkern.models import SchNet
+from symkern.models import EGNN, SANN, PaiNN, SchNet, vector_outputs
 
 Z = torch.tensor([8, 1, 1, 6, 1])
 POS = torch.tensor([[0.0, 0, 0], [0.9, 0.1, 0], [-0.3, 0.9, 0], [0, 0, 0], [1.0, 0.2, 0.3]])
@@ -53,6 +53,30 @@ def test_fit() -> None:
     assert sk.Normalized.fit(small(), data, "same").std.tolist() == [1.0]
     with pytest.raises(ValueError, match="got 'homo'; found: gap, pair, same"):
         sk.Normalized.fit(small(), data, "homo")
+
+
+VECTORS = {
+    "PaiNN": lambda: PaiNN(1, 8, 1, 6, 3.0, head="dipole"),
+    "SANN": lambda: SANN(1, 8, 1, output="dipole"),
+    "charges": lambda: vector_outputs.ChargeDipoles(EGNN(1, 8, 1, cutoff=3.0), 8),
+    "summed": lambda: vector_outputs.SummedVectors(vector_outputs.GradientVectors(EGNN(1, 8, 1, cutoff=3.0))),
+    "noisy": lambda: vector_outputs.Noisy(vector_outputs.ChargeDipoles(SchNet(8, 8, 8, 1, 5, 3.0), 8), 1e-9),
+}
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_vectors_turn_with_the_molecule(name: str) -> None:
+    """A mean, or a spread for each axis, would prefer directions."""
+    random = torch.Generator().manual_seed(0)
+    z = torch.tensor([8, 1, 6, 1, 7] * 4)
+    pos = 2 * torch.rand(20, 3, dtype=torch.float64, generator=random)
+    dipole = torch.rand(4, 3, dtype=torch.float64, generator=random) * torch.tensor([1.0, 5.0, 0.1])
+    data = Dataset(z, pos, torch.arange(0, 21, 5), per_structure={"dipole": dipole})
+    model = sk.Normalized.fit(VECTORS[name]().double().eval(), data, "dipole")
+    assert model.std.numel() == 1
+    turn = torch.linalg.qr(torch.rand(3, 3, dtype=torch.float64, generator=random)).Q
+    batch = torch.arange(4).repeat_interleave(5)
+    torch.testing.assert_close(model(z, pos @ turn.T, batch), model(z, pos, batch) @ turn.T, atol=1e-6, rtol=1e-6)
 
 
 def test_training_reaches_the_target_in_its_unit(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def test_bad_settings() -> None:
         sk.Potential(small(), references={1: math.nan})
     with pytest.raises(ValueError, match=r"without a reference energy: \[6, 8\]; known: \[1\]"):
         sk.Potential(small(), references={1: 1.0})(Z, POS, BATCH)
-    with pytest.raises(ValueError, match="model must give energies: PaiNN with head='scalar'"):
+    with pytest.raises(ValueError, match="model must give energies, not vectors"):
         sk.Potential(PaiNN(1, 8, 1, 4, head="dipole"))
     with pytest.raises(ValueError, match="model must have one output"):
         sk.Potential(SchNet(2, 8, 8, 1, 5, 3.0))(Z, POS, BATCH)

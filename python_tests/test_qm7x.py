@@ -61,7 +61,10 @@ def test_which_files(published: list[Path], monkeypatch: pytest.MonkeyPatch) -> 
     assert qm7x.files(published[1]) == [published[1]]
     other = published[0].with_name("qm9.npz")
     other.touch()
-    assert qm7x.files(other) == []
+    with pytest.raises(
+        DataError, match=r"qm9\.npz: must be a file of QM7-X, \.hdf5 or \.h5; without data the stand-in"
+    ):
+        qm7x.files(other)
     monkeypatch.setenv("SYMKERN_DATA", str(published[0].parent))
     assert qm7x.files() == published
     with pytest.raises(DataError, match="no such file or directory"):
@@ -84,6 +87,27 @@ def test_files_of_another_layout(tmp_path: Path) -> None:
         qm7x.read_hdf5([path])
     with h5py.File(path, "w") as file:
         _group(file, "1", "a", [6] * 7, np.zeros((7, 3)), np.zeros((7, 3)))
+    for key, wrong, reason in (
+        ("atNUM", [8.5, 1, 1], r"1/a: atNUM must hold atomic numbers, found \[8\.5, 1\.0, 1\.0\]"),
+        ("atNUM", [8, 1, 0], r"1/a: atNUM must hold atomic numbers, found \[8, 1, 0\]"),
+        ("hVDIP", np.full((3, 3), np.nan), "1/a: atXYZ and hVDIP must be finite"),
+    ):
+        with h5py.File(path, "w") as file:
+            _group(file, "1", "a", [8, 1, 1], np.zeros((3, 3)), np.zeros((3, 3)))
+            del file[f"1/a/{key}"]
+            file[f"1/a/{key}"] = wrong
+        with pytest.raises(DataError, match=reason):
+            qm7x.read_hdf5([path])
+    with h5py.File(path, "w") as file:
+        file["1"] = [1.0]
+    with pytest.raises(DataError, match=r"1000\.hdf5: 1 must be the group of a molecule, named by its number"):
+        qm7x.read_hdf5([path])
+    with h5py.File(path, "w") as file:
+        _group(file, "1", "a", [8, 1, 1], np.zeros((3, 3)), np.zeros((3, 3)))
+    with pytest.raises(DataError, match="structures must be there once, but a is repeated"):
+        qm7x.read_hdf5([path, path])
+    with h5py.File(path, "w") as file:
+        _group(file, "1", "a", [6] * 6, np.zeros((6, 3)), np.zeros((6, 3)))
     with pytest.raises(DataError, match="no structures of at most 5 heavy atoms"):
         qm7x.read_hdf5([path])
 

@@ -364,6 +364,15 @@ def test_bad_input() -> None:
         model(z, pos, canonical=canonical, graphs=sk.sann_graphs(water))
     with pytest.raises(ValueError, match="canonical must be of these positions"):
         model(z, pos + 1, batch, canonical=canonical)
+    with pytest.raises(ValueError, match="canonical must be of these species"):
+        model(z + 1, pos, batch, canonical=canonical)
+    with pytest.raises(ValueError, match="canonical must be of the molecules of batch"):
+        model(z, pos, torch.zeros_like(batch), canonical=canonical)
+    with pytest.raises(ValueError, match="nb must have the molecules of batch"):
+        model(z, pos, torch.zeros_like(batch), nb=sk.neighbor_list(pos, 3.0, batch=batch))
+    single = sk.sann_graphs(sk.canonicalize(pos, z))
+    with pytest.raises(ValueError, match="graphs must be those of canonical"):
+        model(z, pos, batch, canonical=canonical, graphs=single)
     with pytest.raises(ValueError, match=f"nb must be a graph of the {len(z)} atoms"):
         model(z, pos, nb=sk.neighbor_list(pos[:3], 3.0))
     with pytest.raises(TypeError, match=r"graphs must be symkern\.SannGraphs"):

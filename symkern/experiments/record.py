@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import symkern
+from symkern import _files
 
 MARKS = (None, "green", "red")
+KEYS = ("model", "column", "paper", "mean", "std", "runs", "status")  # of every row
 
 
 @dataclass(frozen=True)
@@ -83,13 +85,27 @@ def write(
     """Write `path`; returns what it holds. `commits` are those that the runs began with.
 
     Raises:
+        ValueError: the file there has more rows of the whole protocol, and would be lost.
         OSError: `path` cannot be written to.
     """
     began = ", ".join(sorted(set(commits)))
     plain = {"name": name, "commit": began, "settings": dict(settings), "rows": [row.as_json() for row in rows]}
     content: dict[str, Any] = _finite(plain)
-    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    if _full(path) > sum(row.full for row in rows):
+        raise ValueError(
+            f"{path} holds a run of the whole protocol, which this one would replace: give another --out, or move it"
+        )
+    with _files.replacing(path) as file:
+        file.write((json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
     return content
+
+
+def _full(path: Path) -> int:
+    """How many rows of an earlier run of all models are of the whole protocol; 0 if there is none that can be read."""
+    try:
+        return sum(row["status"] == "full" for row in json.loads(path.read_text(encoding="utf-8"))["rows"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return 0
 
 
 def _finite(content: Any) -> Any:

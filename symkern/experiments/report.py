@@ -7,6 +7,7 @@ import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from glob import escape as escape_glob
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -61,12 +62,34 @@ def _results(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     for path in sorted([*folder.glob("*.json"), *folder.glob("*/*.json")]):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, OSError, RecursionError) as error:
             warnings.warn(f"symkern: {path} is left out of the report: {error}", stacklevel=3)
             continue
-        if isinstance(content, dict) and {"name", "commit", "settings", "rows"} <= set(content):
+        if not isinstance(content, dict) or not {"name", "commit", "settings", "rows"} <= set(content):
+            continue  # something else
+        if problem := _problem(content):
+            warnings.warn(f"symkern: {path} is left out of the report: {problem}", stacklevel=3)
+        else:
             found.append((path, content))
     return found
+
+
+def _problem(content: Mapping[str, Any]) -> str:
+    """Why a file is none that `record.write` has written; empty if it is one."""
+    settings, rows = content["settings"], content["rows"]
+    if not isinstance(settings, dict) or not all(isinstance(text, str) for text in settings.get("findings", [])):
+        return "settings must be a mapping, with sentences as findings"
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        return "rows must be a list of mappings"
+    for row in rows:
+        if not set(record.KEYS) <= set(row):
+            return f"rows must have {', '.join(record.KEYS)}, got {', '.join(row)}"
+        numbers = [row["paper"], row["mean"], row["std"], *row["runs"]]
+        if not all(number is None or isinstance(number, float | int) for number in numbers):
+            return f"figures must be numbers, got {numbers}"
+        if row.get("mark") not in record.MARKS or row.get("paper_mark") not in record.MARKS:
+            return f"marks must be green, red or null, got {row.get('mark')!r} and {row.get('paper_mark')!r}"
+    return ""
 
 
 def _place(path: Path, content: Mapping[str, Any]) -> tuple[int, str, str]:
@@ -138,8 +161,9 @@ def _section(anchor: str, path: Path, content: Mapping[str, Any]) -> str:
 
 def _pictures(path: Path) -> list[Path]:
     """The PNGs beside a JSON file that carry its name, and not the longer name of another."""
-    others = [other.stem for other in path.parent.glob(f"{path.stem}?*.json")]
-    return [p for p in sorted(path.parent.glob(f"{path.stem}*.png")) if not any(p.stem.startswith(o) for o in others)]
+    stem = escape_glob(path.stem)
+    others = [other.stem for other in path.parent.glob(f"{stem}?*.json")]
+    return [p for p in sorted(path.parent.glob(f"{stem}*.png")) if not any(p.stem.startswith(o) for o in others)]
 
 
 def _details(title: str, body: str) -> str:

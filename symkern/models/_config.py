@@ -26,8 +26,10 @@ def keeps_config(init: Callable[P, None]) -> Callable[P, None]:
             return init(*args, **kwargs)  # raises it with the name of the class
         given.apply_defaults()
         (_, model), *arguments = given.arguments.items()
-        model.config = {name: _plain(value) for name, value in arguments}
+        config = {name: _plain(value) for name, value in arguments}
+        model.config = config
         init(*args, **kwargs)
+        model.config = config  # not that of a base class
 
     return initialize
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -63,13 +64,17 @@ def padded(values: Tensor, ptr: Tensor, batch: Tensor, size: int) -> Tensor:
     """(B, size, ...) rows of each molecule's atoms, in their order, and zeros behind them.
 
     Raises:
-        ValueError: a molecule of more than `size` atoms.
+        ValueError: a molecule of more than `size` atoms; on CUDA at a later call, and none in compiled code: there its
+            rows are NaN.
     """
     check_sizes(ptr, size)
-    place = torch.arange(len(values), device=values.device) + (size * batch - ptr[batch])
+    within = torch.arange(len(values), device=values.device) - ptr[batch]
     molecules = len(ptr) - 1
-    rows = values.new_zeros((molecules * size, *values.shape[1:])).index_copy(0, place, values)
-    return rows.reshape(molecules, size, *values.shape[1:])
+    # where a check cannot raise, on CUDA and in compiled code, molecules that are too large are NaN, and harm no other
+    place = torch.where(within < size, size * batch + within, size * molecules)
+    empty = values.new_zeros((size * molecules + 1, *values.shape[1:]))
+    rows = empty.index_copy(0, place, values)[:-1].reshape(molecules, size, *values.shape[1:])
+    return rows.masked_fill((ptr.diff() > size).reshape(-1, *[1] * values.dim()), math.nan)
 
 
 def regressed(network: nn.Sequential, features: Tensor) -> Tensor:

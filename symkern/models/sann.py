@@ -110,6 +110,7 @@ class SANN(nn.Module):
             cell, pbc: None, or not periodic: SANN is for molecules.
             nb: what other models need; SANN has graphs of its own. Without `batch` it tells the molecules apart.
             canonical: `symkern.canonicalize` of these atoms; made here with the model's tolerance if it is not given.
+                Without `batch` it tells the molecules apart, too.
             graphs: `symkern.sann_graphs` of `canonical`; if given, with `canonical`.
             features: `edge_features` of both; no gradient flows through them into `pos`.
 
@@ -155,10 +156,14 @@ class SANN(nn.Module):
         canonical: Canonical | None,
         graphs: SannGraphs | None,
     ) -> tuple[Canonical, SannGraphs]:
+        # comparisons would have to wait for the device
+        comparable = not (pos.is_cuda or torch.compiler.is_compiling())
         if nb is not None:
             check_neighbors(nb)
             if nb.num_nodes != len(z):
                 raise ValueError(f"nb must be a graph of the {len(z)} atoms of z, got one of {nb.num_nodes}")
+            if batch is not None and comparable and not torch.equal(nb.batch, batch):
+                raise ValueError("nb must have the molecules of batch, but its ptr says otherwise")
             batch = nb.batch if batch is None else batch
         if canonical is None:
             if graphs is not None:
@@ -173,9 +178,15 @@ class SANN(nn.Module):
                 raise ValueError(f"{name} must be of the {len(z)} atoms of z, got of {atoms}")
         if canonical.positions.dtype != pos.dtype:
             raise ValueError(f"canonical must be {pos.dtype}, as pos is, got {canonical.positions.dtype}")
-        # on CUDA the comparison would have to wait for the device
-        if not (pos.is_cuda or torch.compiler.is_compiling()) and not torch.equal(
-            canonical.sym.positions, pos.detach()
-        ):
-            raise ValueError("canonical must be of these positions, got that of others: make it anew when atoms move")
+        if comparable:
+            sym = canonical.sym
+            for what, own, given in (
+                ("these positions", sym.positions, pos.detach()),
+                ("these species", sym.numbers, z),
+                ("the molecules of batch", sym.batch, sym.batch if batch is None else batch),
+            ):
+                if not torch.equal(own, given):
+                    raise ValueError(f"canonical must be of {what}, got that of others: make it anew when they change")
+            if not torch.equal(graphs.within.ptr, sym.ptr):
+                raise ValueError("graphs must be those of canonical, got those of other molecules")
         return canonical, graphs

@@ -1,6 +1,7 @@
 """Vectors of atoms and molecules from models that predict scalars, features or moved atoms; what breaks their symmetry.
 
-All are called as ``module(z, pos, batch, cell=, pbc=, nb=)``, like the model inside, and raise what it raises.
+All are called as ``module(z, pos, batch, cell=, pbc=, nb=)``, like the model inside, and raise what it raises;
+`MLPVectors` and `ChargeDipoles` also refuse periodic structures, which have no centroid.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from symkern._check import check_tensor
 from symkern.energy import energy_and_forces
+from symkern.models._dense import check_molecules
 from symkern.models.egnn import EGNN
 from symkern.neighbors import Neighbors, _checked_ptr
 from symkern.nn.basic import check_positive, mlp
@@ -80,6 +82,7 @@ class MLPVectors(_Vectors):
 
     def forward(self, z: Tensor, pos: Tensor, batch: Tensor | None = None, **graph: Any) -> Tensor:
         """(N, 3)."""
+        check_molecules(graph.get("cell"), graph.get("pbc"))
         h, vectors = _features(self.model, z, pos, batch, graph)
         inputs = [centred(pos, _ptr(pos, batch, graph.get("nb"))), h]
         if self.tensors:
@@ -109,6 +112,7 @@ class ChargeDipoles(_Vectors):
 
     def forward(self, z: Tensor, pos: Tensor, batch: Tensor | None = None, **graph: Any) -> Tensor:
         """(B, 3), in e Å where charges are to be in e."""
+        check_molecules(graph.get("cell"), graph.get("pbc"))
         h, vectors = _features(self.model, z, pos, batch, graph)
         ptr = _ptr(pos, batch, graph.get("nb"))
         terms = self.charge(h).to(pos.dtype) * centred(pos, ptr)

@@ -12,6 +12,7 @@ molecules, geometries and basis; the same property, units and names.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -29,6 +30,7 @@ from symkern.stabilizer import Stabilizers
 STAND_IN = Path(__file__).parents[1] / "data" / "qm7x_stand_in.npz"
 VECTORS = "hVDIP"
 KEYS = ("atNUM", "atXYZ", VECTORS)
+SUFFIXES = (".hdf5", ".h5")
 MAX_HEAVY = 5
 POSITION_TOLERANCE = 0.2  # Å, the paper's
 VECTOR_TOLERANCE = 0.01  # e bohr
@@ -44,17 +46,19 @@ def files(data: Path | str | None = None) -> list[Path]:
     """The HDF5 files at `data` (a file or a folder) or at SYMKERN_DATA; where there are none, none.
 
     Raises:
-        DataError: no such path.
+        DataError: no such path, or a file of another kind.
     """
     given = data or os.environ.get("SYMKERN_DATA")
     if not given:
         return []
     path = Path(given)
     if path.is_dir():
-        return sorted(path.glob("*.hdf5"))
+        return sorted(found for suffix in SUFFIXES for found in path.glob(f"*{suffix}"))
     if not path.is_file():
         raise DataError(f"{path}: no such file or directory")
-    return [path] if path.suffix == ".hdf5" else []
+    if path.suffix not in SUFFIXES:
+        raise DataError(f"{path}: must be a file of QM7-X, {' or '.join(SUFFIXES)}; without data the stand-in is used")
+    return [path]
 
 
 def about_stand_in() -> dict[str, str]:
@@ -103,6 +107,9 @@ def read_hdf5(paths: Sequence[Path | str], *, max_heavy: int = MAX_HEAVY) -> Dat
                     molecules.append(molecule)
         except OSError as error:
             raise DataError(f"{path}: not a readable HDF5 file ({error})") from error
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise DataError(f"{', '.join(map(str, paths))}: structures must be there once, but {twice[0]} is repeated")
     if not numbers:
         raise DataError(f"{', '.join(map(str, paths))}: no structures of at most {max_heavy} heavy atoms")
     return Dataset(
@@ -120,9 +127,11 @@ def read_hdf5(paths: Sequence[Path | str], *, max_heavy: int = MAX_HEAVY) -> Dat
 
 def _structures(path: Path, file: Any, max_heavy: int) -> Iterator[tuple[int, str, tuple[Any, Any, Any]]]:
     for molecule, structures in file.items():
+        if not molecule.isdecimal() or not hasattr(structures, "items"):
+            raise DataError(f"{path}: {molecule} must be the group of a molecule, named by its number")
         for name, group in structures.items():
             where = f"{path}: {molecule}/{name}"
-            missing = [key for key in KEYS if key not in group]
+            missing = [key for key in KEYS if not hasattr(group, "keys") or key not in group]
             if missing:
                 raise DataError(f"{where} has no {', '.join(missing)}; expected {', '.join(KEYS)}")
             z = np.asarray(group["atNUM"], dtype=np.int64)
@@ -133,6 +142,10 @@ def _structures(path: Path, file: Any, max_heavy: int) -> Iterator[tuple[int, st
                 raise DataError(
                     f"{where}: atNUM must be (N,), atXYZ and hVDIP (N, 3), found {z.shape}, {x.shape}, {v.shape}"
                 )
+            if not np.array_equal(z, group["atNUM"]) or (z < 1).any():
+                raise DataError(f"{where}: atNUM must hold atomic numbers, found {np.asarray(group['atNUM']).tolist()}")
+            if not (np.isfinite(x).all() and np.isfinite(v).all()):
+                raise DataError(f"{where}: atXYZ and hVDIP must be finite")
             yield int(molecule), name, (z, x, v)
 
 

@@ -83,6 +83,8 @@ def run(
 
 def mark(values: Sequence[float]) -> str | None:
     """By the rule of the paper, over all runs."""
+    if not all(map(math.isfinite, values)):
+        return None
     if max(values) < THRESHOLD:
         return "green"
     return "red" if min(values) >= THRESHOLD else None

@@ -126,7 +126,11 @@ def run(
     complete = full and not quick and number >= SPLITS and bool(files)
     counts = broken_structures.count(everything)
     found = {trial: results[cell.key] for trial, cell in zip(plan, todo, strict=True)}
-    rows = _rows(found, complete) + _zero_rows(chosen, number) + broken_structures.rows(counts, published=bool(files))
+    rows = (
+        _rows(found, complete)
+        + _zero_rows(chosen, number, complete)
+        + broken_structures.rows(counts, published=bool(files))
+    )
     settings = {
         "data": origin,
         "about": {"files": [path.name for path in files]} if files else qm7x.about_stand_in(),
@@ -300,7 +304,7 @@ def _rows(found: Mapping[Trial, Mapping[str, Any]], full: bool) -> list[record.R
     return rows
 
 
-def _zero_rows(data: Dataset, splits: int) -> list[record.Row]:
+def _zero_rows(data: Dataset, splits: int, full: bool) -> list[record.Row]:
     """Errors of vectors of zero on the test structures."""
     rows = []
     for by, section in SECTIONS.items():
@@ -314,5 +318,5 @@ def _zero_rows(data: Dataset, splits: int) -> list[record.Row]:
             for metric in METRICS:
                 values = [error[metric] for error in errors]
                 notes = {"section": section, "unit": UNIT}
-                rows.append(record.Row(ZERO, f"{by}-{loss}/{metric}", None, values, True, notes))
+                rows.append(record.Row(ZERO, f"{by}-{loss}/{metric}", None, values, full, notes))
     return rows
