@@ -111,6 +111,7 @@ def run(
         "valid": 50,
         "test": len(frames["test"]),
         "threads": torch.get_num_threads(),
+        "notes": (__doc__ or "").strip().splitlines(),
     }
     return record.write(out / "rmd17-ethanol.json", "rmd17-ethanol", commits, described, rows)
 

@@ -90,8 +90,8 @@ class EnergyForces:
 class Property:
     """A property the model gives directly: of structures, (B,) or (B, out), or of atoms, (N, out).
 
-    The models of symkern give properties of structures, and `PaiNN` with head="vector" vectors of atoms; others of
-    atoms need a module of yours around the model, for example one that returns ``x - pos`` of `EGNN.encode`.
+    The models of symkern give properties of structures; `PaiNN` with head="vector", `SANN` and most of
+    `symkern.models.vector_outputs` give vectors of atoms. Others of atoms need a module of yours around the model.
     `symkern.Normalized` takes care of mean and spread.
 
     Loss: the mean over all entries of "mse" (squared error), "mae" (absolute error) or "huber" (squared error / 2 up to
