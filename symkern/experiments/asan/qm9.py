@@ -29,7 +29,6 @@ STORED = Path(__file__).parents[1] / "data" / "asan_qm9.json"
 SPLITS = ("leak-free", "leaky")
 TARGET = "gap"
 WHOLE = "qm9.npz"
-REMEDY = f"symkern fetch qm9 gets {WHOLE}, which has all of them"
 MAX_ATOMS = 15
 _SAMPLE, _TRAIN, _LEAKY_TRAIN, _LEAKY_TEST = 1000, 800, 683, 197
 _KEYS = ("z", "pos", "ptr", "gdb_id", TARGET)
@@ -87,7 +86,7 @@ def _sample(data: str | None) -> tuple[Dataset, dict[int, int]]:
     if missing:
         raise FileNotFoundError(
             f"{len(missing)} of the {len(wanted)} molecules of QM9 that {STORED.name} lists are not in {_where(data)}: "
-            f"dsgdb9nsd_{missing[0]:06d} is the first; {REMEDY}"
+            f"dsgdb9nsd_{missing[0]:06d} is the first; symkern fetch qm9 gets {WHOLE}, which has them"
         )
     z, pos, gap = zip(*(molecules[i] for i in wanted), strict=True)
     whole = Dataset(

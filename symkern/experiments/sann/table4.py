@@ -230,7 +230,6 @@ def _rows(name: str, members: list[Molecule], results: list[dict[str, Scores]], 
     centered, plain = ranks_of(members), ranks_of(members, centered=False)
     rows = []
     for model in MODELS:
-        complete = full and not np.isnan(results[0][model].emd["so3"]).any()  # ASUN is tried with a sample
         for rank in (1, 2, 3):
             columns = {
                 "emd": ("so3", centered),
@@ -255,6 +254,7 @@ def _rows(name: str, members: list[Molecule], results: list[dict[str, Scores]], 
                     "source": SOURCE if published is not None else None,
                 }
                 runs = [float(v.mean()) for v in values]
+                complete = full and bool(chosen.sum() == (of_rank == rank).sum())  # ASUN is tried with a sample
                 rows.append(record.Row(model, f"{name}/rank{rank}/{column}", published, runs, complete, notes))
                 if column == "emd":
                     share = [count / int(chosen.sum()) for count in notes["failures"]]
