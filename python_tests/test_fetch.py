@@ -139,8 +139,9 @@ def test_no_such_file(server: Server, published: Path, point: Callable[..., None
     assert cli.main(["fetch", "qm9", "--to", str(tmp_path)]) == 1
     said = capsys.readouterr().err
     assert f"{server.url}/nowhere/dsgdb9nsd.xyz.tar.bz2: HTTP 404 Not Found" in said
-    assert "fetch it by hand from https://doi.org/10.6084/m9.figshare.c.978904.v5" in said
-    assert "symkern fetch qm9 --from dsgdb9nsd.xyz.tar.bz2" in said
+    files = "dsgdb9nsd.xyz.tar.bz2 uncharacterized.txt"
+    assert f"By hand: get {files} from https://doi.org/10.6084/m9.figshare.c.978904.v5" in said
+    assert f"symkern fetch qm9 --from {files}\n" in said
 
 
 def test_no_network(published: Path, point: Callable[..., None], tmp_path: Path) -> None:

@@ -70,7 +70,9 @@ def verify(path: Path, md5: str | None) -> None:
         while chunk := file.read(CHUNK):
             state.update(chunk)
     if state.hexdigest() != md5:
-        raise DataError(f"{path}: expected a file with MD5 {md5}, found {state.hexdigest()}; it must be fetched again")
+        raise DataError(
+            f"{path}: expected a file with MD5 {md5}, found {state.hexdigest()}; delete it and fetch it again"
+        )
 
 
 def _transfer(url: str, partial: Path) -> None:

@@ -77,8 +77,14 @@ def fetch(name: str, to: Path, given: Sequence[Path] = ()) -> list[Path]:
             if all(product.is_file() for product in products):
                 print(f"{shown}: already there", flush=True)
                 continue
-            paths = [_obtain(name, source, by_name.get(source.name, to / source.name), to) for source in part.sources]
+            paths = [_obtain(source, by_name.get(source.name, to / source.name), to) for source in part.sources]
             print(f"{shown}: {part.convert(paths, to)}", flush=True)
+    except FetchError as error:
+        files = " ".join(source.name for source in part.sources)
+        raise FetchError(
+            f"{error}\nThe same command goes on where it stopped. By hand: get {files} from {PAGES[name]} and call "
+            f"symkern fetch {name} --from {files}"
+        ) from error
     except BrokenPipeError:  # of standard output
         raise
     except OSError as error:
@@ -87,18 +93,12 @@ def fetch(name: str, to: Path, given: Sequence[Path] = ()) -> list[Path]:
     return made
 
 
-def _obtain(name: str, source: Source, path: Path, to: Path) -> Path:
+def _obtain(source: Source, path: Path, to: Path) -> Path:
     """The published file at `path`, else in `to`, fetched."""
     if path.is_file():
         verify(path, source.md5)
         return path
-    try:
-        return download(source, to)
-    except FetchError as error:
-        raise FetchError(
-            f"{error}\nCall the same again, which goes on where it stopped, or fetch it by hand from {PAGES[name]} and "
-            f"call symkern fetch {name} --from {source.name}"
-        ) from error
+    return download(source, to)
 
 
 # ---- conversion ------------------------------------------------------------------------------------------------------
