@@ -74,7 +74,9 @@ def test_info_describes_what_is_broken():
 # ---- arguments ----
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["demo", "--help"], ["bench", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["demo", "--help"], ["bench", "--help"], ["fetch", "--help"]]
+)
 def test_help_and_version_do_not_import_torch(arguments):
     done = python(
         "import sys\n"

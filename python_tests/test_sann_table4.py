@@ -136,7 +136,7 @@ def test_without_qm9(tmp_path: Path, members: list[Molecule], monkeypatch: pytes
     assert row["status"] == "full"
     assert len(row["runs"]) == 2
     np.savez(tmp_path / "other.npz", z=[1])
-    with pytest.raises(FileNotFoundError, match=r"qm9_20k\.npz not found in"):
+    with pytest.raises(FileNotFoundError, match=r"neither qm9\.npz nor qm9_20k\.npz found in .*; symkern fetch qm9"):
         table4.run(tmp_path / "other.npz", tmp_path, progress=False)
 
 

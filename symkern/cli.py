@@ -209,6 +209,33 @@ def _reproduce(parser: argparse.ArgumentParser) -> Run:
     return run
 
 
+def _fetch(parser: argparse.ArgumentParser) -> Run:
+    """get published data of the tables and convert them for `symkern reproduce`"""
+    add = parser.add_argument
+    add("name", choices=("qm9", "rmd17", "qm7x"), metavar="NAME", help="qm9 (87 MB), rmd17 (1.1 GB) or qm7x (10 GB)")
+    add("--to", type=Path, metavar="DIR", help="default: SYMKERN_DATA if it is set, else data")
+    files = "published files that were fetched by hand, under their own names"
+    add("--from", dest="given", type=Path, nargs="+", default=[], metavar="FILE", help=files)
+
+    def run(args: argparse.Namespace) -> int:
+        from symkern.data import DataError
+        from symkern.data.fetch import fetch
+
+        to = args.to or Path(os.environ.get("SYMKERN_DATA") or "data")
+        try:
+            fetch(args.name, to, args.given)
+        except DataError as error:
+            print(f"symkern: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("symkern: stopped; the same command goes on from here", file=sys.stderr)
+            return 130
+        print(f"symkern reproduce reads them with --data {to}")
+        return 0
+
+    return run
+
+
 # the one list of commands
 _COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Run]] = {
     "info": _info,
@@ -217,6 +244,7 @@ _COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Run]] = {
     "train": _train,
     "pointgroup": _pointgroup,
     "reproduce": _reproduce,
+    "fetch": _fetch,
 }
 
 

@@ -67,7 +67,8 @@ def run(
     """Train each model, test it, and write ``out/rmd17-ethanol.json``; interrupted runs continue where they were.
 
     Args:
-        data: ``rmd17_ethanol.npz`` or a folder that holds it; SYMKERN_DATA by default.
+        data: ``rmd17_ethanol.npz``, as `symkern fetch rmd17` writes it, or a folder that holds it; SYMKERN_DATA by
+            default.
         quick: 3 epochs instead of 1,000.
         seeds: how many runs of each model, 1 by default (an hour each); a seed chooses validation frames, weights and
             order.
@@ -140,4 +141,4 @@ def _file(data: Path | str | None) -> Path:
         if path.name == "rmd17_ethanol.npz":
             return path
     where = data or os.environ.get("SYMKERN_DATA") or "nowhere: give --data or SYMKERN_DATA"
-    raise FileNotFoundError(f"rmd17_ethanol.npz not found in {where}")
+    raise FileNotFoundError(f"rmd17_ethanol.npz not found in {where}; symkern fetch rmd17 gets it")

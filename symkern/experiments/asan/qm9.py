@@ -7,7 +7,8 @@ first 1,000 molecules of at most 15 atoms in our copy of QM9, which has no fluor
 - "leak-free": 800 of them, chosen at random, to train on, the other 200 to test on;
 - "leaky": the first 683 to train on, of which the first 197 are the test set, as published.
 
-Which molecules these are is stored in ``data/asan_qm9.json``, by their number in QM9 (the N of dsgdb9nsd_N).
+Which molecules these are is stored in ``data/asan_qm9.json``, by their number in QM9 (the N of dsgdb9nsd_N), so that
+they are the same ones in all of QM9, as `symkern fetch qm9` writes it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from symkern.data import Dataset, find
 STORED = Path(__file__).parents[1] / "data" / "asan_qm9.json"
 SPLITS = ("leak-free", "leaky")
 TARGET = "gap"
+WHOLE = "qm9.npz"
 MAX_ATOMS = 15
 _SAMPLE, _TRAIN, _LEAKY_TRAIN, _LEAKY_TEST = 1000, 800, 683, 197
 _KEYS = ("z", "pos", "ptr", "gdb_id", TARGET)
@@ -84,7 +86,7 @@ def _sample(data: str | None) -> tuple[Dataset, dict[int, int]]:
     if missing:
         raise FileNotFoundError(
             f"{len(missing)} of the {len(wanted)} molecules of QM9 that {STORED.name} lists are not in {_where(data)}: "
-            f"dsgdb9nsd_{missing[0]:06d} is the first (needed: qm9_20k.npz and qm9_extra_29k.npz, or all of QM9)"
+            f"dsgdb9nsd_{missing[0]:06d} is the first; symkern fetch qm9 gets {WHOLE}, which has them"
         )
     z, pos, gap = zip(*(molecules[i] for i in wanted), strict=True)
     whole = Dataset(
@@ -98,15 +100,19 @@ def _sample(data: str | None) -> tuple[Dataset, dict[int, int]]:
 
 
 def _archives(data: str | None) -> list[list[Any]]:
-    """The arrays of each archive of QM9."""
+    """The arrays of each archive of QM9; only of that of all molecules if it is there."""
     found = []
-    for path in find(data):
+    for path in sorted(find(data), key=lambda path: path.name != WHOLE):
         if path.suffix == ".npz" and path.name.startswith("qm9"):
             with np.load(path) as archive:
                 if all(key in archive for key in _KEYS):
                     found.append([archive[key] for key in _KEYS])
+                    if path.name == WHOLE:
+                        break
     if not found:
-        raise FileNotFoundError(f"no archive qm9*.npz with {', '.join(_KEYS)} found in {_where(data)}")
+        raise FileNotFoundError(
+            f"no archive qm9*.npz with {', '.join(_KEYS)} found in {_where(data)}; symkern fetch qm9 gets one"
+        )
     return found
 
 

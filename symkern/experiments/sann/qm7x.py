@@ -4,6 +4,7 @@ Published: Hoja et al., "QM7-X, a comprehensive dataset of quantum-mechanical pr
 small organic molecules", Scientific Data 8, 43 (2021). HDF5 files 1000.hdf5 .. 8000.hdf5 with groups
 molecule / structure; structures are named Geom-m<molecule>-i<isomer>-c<conformer>-opt (relaxed) or -<number>
 (displaced). Read here: ``atNUM`` (N,), ``atXYZ`` (N, 3) Å, ``hVDIP`` (N, 3) atomic dipole moments, e bohr.
+`symkern fetch qm7x` gets them.
 
 Shipped: ``data/qm7x_stand_in.npz``, made by ``scripts/make_qm7x_stand_in.py``, which says how. Not QM7-X: other
 molecules, geometries and basis; the same property, units and names.
