@@ -94,7 +94,7 @@ def test_missing_data(tmp_path: Path, sample: str, monkeypatch: pytest.MonkeyPat
             table.run(folder, tmp_path, progress=False)
     monkeypatch.delenv("SYMKERN_DATA", raising=False)
     with pytest.raises(FileNotFoundError, match="nowhere: give --data or SYMKERN_DATA"):
-        qm9.available(None)
+        qm9.source(None)
 
 
 # ---- how rows are judged

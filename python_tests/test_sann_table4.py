@@ -140,6 +140,29 @@ def test_without_qm9(tmp_path: Path, members: list[Molecule], monkeypatch: pytes
         table4.run(tmp_path / "other.npz", tmp_path, progress=False)
 
 
+@pytest.mark.parametrize("damage", ["cut", "empty", "keys", "array", "ptr"])
+def test_damaged_archives_are_named(
+    tmp_path: Path, damage: str, members: list[Molecule], monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr(table4, "_g2", lambda: members[:1])
+    path = tmp_path / "qm9_20k.npz"
+    arrays = {"z": [8, 1], "pos": np.eye(2, 3), "ptr": [0, 2], "gdb_id": [1]}
+    if damage == "keys":
+        del arrays["gdb_id"]
+    if damage == "ptr":
+        arrays["ptr"] = [0, 5]
+    if damage == "array":
+        with path.open("wb") as file:
+            np.save(file, np.eye(3))
+    else:
+        np.savez(path, **arrays)
+    if damage in ("cut", "empty"):
+        path.write_bytes(path.read_bytes()[: 200 if damage == "cut" else 0])
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["reproduce", "sann-table4", "--quick", "--data", str(path), "--out", str(tmp_path / "out")])
+    assert f"error: {path}: " in capsys.readouterr().err
+
+
 RESULTS = Path(__file__).parent.parent / "results" / "sann-table4"
 
 

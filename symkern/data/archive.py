@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from symkern.data.structures import DataError, Structures
+from symkern.data.structures import DataError, Structures, check
 
 Arrays = dict[str, NDArray[Any]]
 _OPTIONAL = {"ptr", "cell", "pbc", "name"}
@@ -40,6 +40,24 @@ def read(path: Path, choose: Callable[[Path, set[str]], Iterable[str]]) -> Array
     except Exception as error:  # numpy, zipfile, zlib and tokenize raise a dozen kinds for damaged archives
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{path}: not a readable .npz archive ({type(error).__name__}: {reason})") from error
+
+
+def ragged(path: Path, names: Iterable[str] = ()) -> Arrays:
+    """``z``, ``pos``, ``ptr`` and further arrays of a ragged set, checked.
+
+    Raises:
+        DataError: not a readable archive, one of them missing, or values that make no sense.
+    """
+    wanted = {"z", "pos", "ptr", *names}
+
+    def choose(path: Path, keys: set[str]) -> set[str]:
+        if wanted - keys:
+            raise DataError(f"{path}: has no {listed(wanted - keys)}; expected {listed(wanted)}")
+        return wanted
+
+    arrays = read(path, choose)
+    check(path, structures(path, arrays))
+    return arrays
 
 
 def _array(archive: Any, key: str) -> NDArray[Any]:

@@ -74,6 +74,8 @@ def padded(values: Tensor, ptr: Tensor, batch: Tensor, size: int) -> Tensor:
     place = torch.where(within < size, size * batch + within, size * molecules)
     empty = values.new_zeros((size * molecules + 1, *values.shape[1:]))
     rows = empty.index_copy(0, place, values)[:-1].reshape(molecules, size, *values.shape[1:])
+    if not rows.is_floating_point():
+        return rows
     return rows.masked_fill((ptr.diff() > size).reshape(-1, *[1] * values.dim()), math.nan)
 
 

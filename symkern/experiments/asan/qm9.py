@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from symkern.data import Dataset, find
+from symkern.data import Dataset, archive, find
 
 STORED = Path(__file__).parents[1] / "data" / "asan_qm9.json"
 SPLITS = ("leak-free", "leaky")
@@ -67,9 +67,17 @@ def split(data: str | None, name: str) -> tuple[Dataset, Dataset]:
     return train, test
 
 
-def available(data: str | None) -> None:
-    """Raise FileNotFoundError, as `split` does, unless the data are there."""
-    _sample(data)
+def source(data: Path | str | None) -> str | None:
+    """Where the data are, as it stands among the arguments of cells.
+
+    Raises:
+        FileNotFoundError: they are not there, as in `split`.
+        DataError: an archive is damaged.
+    """
+    given = data or os.environ.get("SYMKERN_DATA")
+    where = None if given is None else str(given)
+    _sample(where)
+    return where
 
 
 @lru_cache(maxsize=2)
@@ -104,11 +112,11 @@ def _archives(data: str | None) -> list[list[Any]]:
     found = []
     for path in sorted(find(data), key=lambda path: path.name != WHOLE):
         if path.suffix == ".npz" and path.name.startswith("qm9"):
-            with np.load(path) as archive:
-                if all(key in archive for key in _KEYS):
-                    found.append([archive[key] for key in _KEYS])
-                    if path.name == WHOLE:
-                        break
+            arrays = archive.read(path, lambda _, keys: keys & set(_KEYS))
+            if len(arrays) == len(_KEYS):
+                found.append([arrays[key] for key in _KEYS])
+                if path.name == WHOLE:
+                    break
     if not found:
         raise FileNotFoundError(
             f"no archive qm9*.npz with {', '.join(_KEYS)} found in {_where(data)}; symkern fetch qm9 gets one"

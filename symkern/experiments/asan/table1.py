@@ -66,8 +66,7 @@ def run(
     """
     seeds = 1 if seeds is None else seeds
     check_positive(seeds=seeds)
-    source = None if data is None else str(data)
-    qm9.available(source)
+    source = qm9.source(data)
     todo = [
         cell(model, split, fold, seed, source, quick=quick, device=device)
         for split in qm9.SPLITS

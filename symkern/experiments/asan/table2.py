@@ -63,8 +63,7 @@ def run(
     """
     seeds = 1 if seeds is None else seeds
     check_positive(seeds=seeds)
-    source = None if data is None else str(data)
-    qm9.available(source)
+    source = qm9.source(data)
     kinds = [(reading, ablation) for reading in READINGS for ablation in ABLATIONS]
     kinds += [("CoordinateMLP", ablation) for ablation in (FULL, "No Augmentation")]
     todo = {

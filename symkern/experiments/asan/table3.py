@@ -65,8 +65,7 @@ def run(
     """
     rounds = (2 if quick else ROUNDS) if seeds is None else seeds
     check_positive(seeds=rounds, workers=workers)
-    source = None if data is None else str(data)
-    qm9.available(source)
+    source = qm9.source(data)
     name = f"{NAME}-quick" if quick else NAME
     cell = Cell("times", times, {"data": source, "rounds": rounds, "device": device})
     results = cells.run([cell], out / "cells" / name, workers=1, progress=progress, label=NAME)

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from symkern.data import Dataset, find
+from symkern.data import DataError, Dataset, archive, find
 from symkern.experiments import cells, plots, record
 from symkern.experiments.sann import batched_training, vector_models
 from symkern.experiments.sann.batched_training import Batch, Recipe
@@ -69,6 +69,8 @@ def run(
 
     Raises:
         FileNotFoundError: the data set is not there.
+        DataError: it is damaged.
+        ValueError: it has too few molecules.
         CellError: runs that failed; the others are kept.
     """
     number = seeds if seeds is not None else 1 if quick else SEEDS
@@ -76,6 +78,7 @@ def run(
     file = _file(data)
     recipe = replace(RECIPE, epochs=QUICK_EPOCHS) if quick else RECIPE
     sizes = QUICK_SIZES if quick else SIZES
+    load(str(file))
     shared = {"file": str(file), "digest": cells.digest(file), "sizes": list(sizes)}
     plan = [
         cells.Cell(
@@ -141,15 +144,18 @@ def _file(data: Path | str | None) -> Path:
 
 @lru_cache(maxsize=1)
 def load(file: str) -> Dataset:
-    """Its molecules, with the property "dipole" (B, 3) in Debye."""
-    with np.load(file) as archive:
-        return Dataset(
-            z=torch.from_numpy(archive["z"].astype(np.int64)),
-            pos=torch.from_numpy(archive["pos"].astype(np.float64)),
-            ptr=torch.from_numpy(archive["ptr"]),
-            names=tuple(map(str, archive["gdb_id"].tolist())),
-            per_structure={LABEL: DEBYE * torch.from_numpy(archive["dipole_mp2"].astype(np.float64))},
-        )
+    """Its molecules, with the property "dipole" (B, 3) in Debye; DataError for a file that is damaged."""
+    arrays = archive.ragged(Path(file), ["gdb_id", "dipole_mp2"])
+    dipole, count = arrays["dipole_mp2"].astype(np.float64), len(arrays["ptr"]) - 1
+    if dipole.shape != (count, 3) or not np.isfinite(dipole).all():
+        raise DataError(f"{file}: dipole_mp2 must be finite, of shape ({count}, 3), found {dipole.shape}")
+    return Dataset(
+        z=torch.from_numpy(arrays["z"].astype(np.int64)),
+        pos=torch.from_numpy(arrays["pos"].astype(np.float64)),
+        ptr=torch.from_numpy(arrays["ptr"]),
+        names=tuple(map(str, arrays["gdb_id"].tolist())),
+        per_structure={LABEL: DEBYE * torch.from_numpy(dipole)},
+    )
 
 
 def parts(data: Dataset, sizes: Sequence[int], seed: int) -> list[Dataset]:

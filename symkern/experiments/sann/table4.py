@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from symkern.data import find
+from symkern.data import archive, find
 from symkern.data.qm9_xyz import MOLECULES, UNCHARACTERIZED
 from symkern.experiments import cells, record
 from symkern.experiments.sann import frame_errors
@@ -91,7 +91,7 @@ def run(
         sets["qm9"] = _sample(sets["qm9"], 100, low[:30])
     asun = {"g2": sets["g2"], "qm9": sets["qm9"] if quick else _sample(sets["qm9"], molecules, low)}
     sets = {name: members for name, members in sets.items() if members}
-    shared = {"files": files, "copies": 4 if quick else COPIES, "device": device}
+    shared = {"files": files, "digest": cells.digest(*files), "copies": 4 if quick else COPIES, "device": device}
     plan = {(of, seed): _cells(of, sets[of], asun[of], seed, shared) for of in sets for seed in range(seeds)}
     todo = [cell for part in plan.values() for cell in part]
     folder = out / "cells" / (NAME + "-quick" * quick)
@@ -162,7 +162,14 @@ def _cells(
 
 
 def score(
-    files: Sequence[str], of: str, ids: Sequence[int], asun: Sequence[int], copies: int, seed: int, device: str
+    files: Sequence[str],
+    digest: str,
+    of: str,
+    ids: Sequence[int],
+    asun: Sequence[int],
+    copies: int,
+    seed: int,
+    device: str,
 ) -> dict[str, Any]:
     """One cell: what `Scores` holds, for each model."""
     members = {m.identity: m for m in (_g2() if of == "g2" else _qm9(files))}
@@ -207,8 +214,8 @@ def _qm9(files: Sequence[str]) -> list[Molecule]:
 
 @lru_cache(maxsize=2)
 def _read(file: str) -> list[Molecule]:
-    with np.load(file) as archive:
-        z, pos, ptr, names = (archive[key] for key in ("z", "pos", "ptr", "gdb_id"))
+    arrays = archive.ragged(Path(file), ["gdb_id"])
+    z, pos, ptr, names = (arrays[key] for key in ("z", "pos", "ptr", "gdb_id"))
     z, pos = z.astype(np.int64), pos.astype(np.float64)
     return [
         Molecule(pos[begin:end], z[begin:end], int(name))
