@@ -7,8 +7,6 @@ SHELL := /bin/bash
 PYTHON ?= python3
 JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 CUDA ?= AUTO
-# processes of the tests; 0: all in one, for a debugger
-WORKERS ?= $(shell echo $$(($(JOBS) < 4 ? $(JOBS) : 4)))
 ARGS ?=
 
 VENV := .venv
@@ -27,7 +25,7 @@ demo: build
 	$(PY) -m symkern demo $(ARGS)
 
 test: build
-	$(PY) -m pytest -n $(WORKERS) $(ARGS)
+	$(PY) -m pytest $(ARGS)
 	bash csrc/testing/run.sh
 
 lint: $(VENV)/ready

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from symkern import cli
+from symkern.experiments import record
 from symkern.experiments.sann import frame_errors, table4
 from symkern.experiments.sann.asun import asun_frame
 from symkern.experiments.sann.frame_errors import Molecule
@@ -178,7 +179,12 @@ def test_committed_results() -> None:
     counted = sum(ours[f"qm9/rank{rank}/emd"]["molecules"] for rank in (1, 2, 3))
     assert counted == content["settings"]["molecules"]["qm9"]
     assert "+" not in content["commit"]
-    g2, qm9, _ = content["settings"]["findings"]
+    known = {"model", "column", "paper", "mean", "std", "runs", "status"}
+    rows = [
+        record.Row(row["model"], row["column"], None, row["runs"], True, {k: row[k] for k in row.keys() - known})
+        for row in content["rows"]
+    ]
+    g2, qm9, _ = table4.findings(rows)
     assert g2.startswith("G2: the largest EMD of any molecule")
     largest = [max(ours[f"qm9/rank{rank}/emd"]["largest"]) for rank in (1, 2, 3)]
     assert f"ASUN+ (symkern.canonicalize) {largest[0]:.2g} / {largest[1]:.2g} / {largest[2]:.2g}, PCA" in qm9
