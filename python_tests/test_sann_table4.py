@@ -179,9 +179,8 @@ def test_committed_results() -> None:
     counted = sum(ours[f"qm9/rank{rank}/emd"]["molecules"] for rank in (1, 2, 3))
     assert counted == content["settings"]["molecules"]["qm9"]
     assert "+" not in content["commit"]
-    known = {"model", "column", "paper", "mean", "std", "runs", "status"}
     rows = [
-        record.Row(row["model"], row["column"], None, row["runs"], True, {k: row[k] for k in row.keys() - known})
+        record.Row(row["model"], row["column"], None, row["runs"], True, {k: row[k] for k in row.keys() - record.KEYS})
         for row in content["rows"]
     ]
     g2, qm9, _ = table4.findings(rows)

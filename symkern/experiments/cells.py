@@ -18,7 +18,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,9 @@ def run(cells: Sequence[Cell], folder: Path, *, workers: int = 1, progress: bool
     Each finished cell is written at once to ``folder/KEY.DIGEST.json`` with function, arguments, commit, seconds and
     result; the digest is that of function and arguments, so that no cell takes the place of another. A cell found there
     is not run again; a file that cannot be read is replaced with a warning. Cells of an earlier commit are taken over,
-    with a warning: whoever has changed what they compute deletes them. Every cell has one thread and starts with
-    torch's generator seeded from its key, so that results depend on neither the order nor the number of workers.
+    with a warning: whoever has changed what they compute deletes them. Every cell has one thread of
+    torch (the threads of other libraries are for its function to limit) and starts with torch's generator seeded from
+    its key, so that results depend on neither the order nor the number of workers.
 
     Args:
         workers: processes; with 1 cells run in this one.
@@ -257,20 +258,9 @@ def _one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with _one_thread_of_blas():
-            yield
+        yield
     finally:
         torch.set_num_threads(before)
-
-
-def _one_thread_of_blas() -> AbstractContextManager[Any]:
-    """Sums of NumPy and scikit-learn depend on it, too."""
-    try:
-        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped,unused-ignore]  # of scikit-learn
-    except ImportError:
-        return nullcontext()
-    limits: AbstractContextManager[Any] = threadpool_limits(1)
-    return limits
 
 
 # ---- progress --------------------------------------------------------------------------------------------------------

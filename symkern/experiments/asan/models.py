@@ -133,10 +133,16 @@ def predict_mean(split: str, fold: int, seed: int, data: str | None) -> dict[str
 
 def kernel_ridge(split: str, fold: int, seed: int, data: str | None) -> dict[str, Any]:
     """Kernel ridge regression on element-pair histograms; settings chosen on the validation fold."""
+    import sklearn.kernel_ridge  # noqa: F401  (loads the BLAS whose threads are to be limited)
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped,unused-ignore]
+
+    with threadpool_limits(1):  # sums depend on how many share them
+        return _kernel_ridge(*parts(data, split, fold, seed))
+
+
+def _kernel_ridge(train: Dataset, valid: Dataset, test: Dataset) -> dict[str, Any]:
     from sklearn.kernel_ridge import KernelRidge
     from sklearn.metrics import pairwise_distances
-
-    train, valid, test = parts(data, split, fold, seed)
 
     def features(batch: Batch) -> Any:
         return pair_histograms(batch.z, batch.pos.double(), batch.ptr).numpy()

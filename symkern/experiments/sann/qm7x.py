@@ -135,7 +135,8 @@ def _structures(path: Path, file: Any, max_heavy: int) -> Iterator[tuple[int, st
             missing = [key for key in KEYS if not hasattr(group, "keys") or key not in group]
             if missing:
                 raise DataError(f"{where} has no {', '.join(missing)}; expected {', '.join(KEYS)}")
-            z = np.asarray(group["atNUM"], dtype=np.int64)
+            numbers = np.asarray(group["atNUM"])
+            z = numbers.astype(np.int64)
             if (z != HYDROGEN).sum() > max_heavy:
                 break  # and so have the other structures of this molecule
             x, v = (np.asarray(group[key], dtype=np.float64) for key in KEYS[1:])
@@ -143,8 +144,8 @@ def _structures(path: Path, file: Any, max_heavy: int) -> Iterator[tuple[int, st
                 raise DataError(
                     f"{where}: atNUM must be (N,), atXYZ and hVDIP (N, 3), found {z.shape}, {x.shape}, {v.shape}"
                 )
-            if not np.array_equal(z, group["atNUM"]) or (z < 1).any():
-                raise DataError(f"{where}: atNUM must hold atomic numbers, found {np.asarray(group['atNUM']).tolist()}")
+            if (z != numbers).any() or (z < 1).any():
+                raise DataError(f"{where}: atNUM must hold atomic numbers, found {numbers.tolist()}")
             if not (np.isfinite(x).all() and np.isfinite(v).all()):
                 raise DataError(f"{where}: atXYZ and hVDIP must be finite")
             yield int(molecule), name, (z, x, v)
